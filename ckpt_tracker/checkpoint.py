@@ -1,0 +1,158 @@
+"""Checkpoint: one immutable, numbered version of a run, as the user holds it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ckpt_tracker import manifest as manifests
+from ckpt_tracker.errors import CheckpointNotFound
+from ckpt_tracker.records import CheckpointRecord, Parent, VerifyReport
+from ckpt_tracker.selection import nearest
+from ckpt_tracker.tensors import kind_named
+from ckpt_tracker.tree import decode
+from ckpt_tracker.verification import verify_checkpoint
+
+if TYPE_CHECKING:
+    from ckpt_tracker.layout import Layout
+    from ckpt_tracker.objects import ObjectFolder
+    from ckpt_tracker.writer import Pending
+
+
+class Checkpoint:
+    """A checkpoint: on disk, or on its way there when `save` has just returned it.
+
+    What is known only once it is written (`digest`, `nbytes`, `stored_bytes`) waits for that.
+    """
+
+    def __init__(
+        self,
+        record: CheckpointRecord,
+        *,
+        layout: Layout,
+        objects: ObjectFolder,
+        pending: Pending[CheckpointRecord] | None = None,
+    ) -> None:
+        self._record = record
+        self._layout = layout
+        self._objects = objects
+        self._pending = pending
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.ref} epoch={self.epoch} step={self.step}>"
+
+    @property
+    def run(self) -> str:
+        """The name of its run."""
+        return self._record.run
+
+    @property
+    def version(self) -> int:
+        """Its number in the run, from 1. Never given twice."""
+        return self._record.version
+
+    @property
+    def ref(self) -> str:
+        """`RUN@vN`."""
+        return self._record.ref
+
+    @property
+    def epoch(self) -> int | None:
+        """0-based index of the epoch last finished."""
+        return self._record.epoch
+
+    @property
+    def step(self) -> int | None:
+        """Optimizer steps done."""
+        return self._record.step
+
+    @property
+    def metrics(self) -> Mapping[str, float]:
+        """The metrics it was saved with."""
+        return self._record.metrics
+
+    @property
+    def created_at(self) -> datetime:
+        """When it was captured (UTC)."""
+        return self._record.created_at
+
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """The names of its sections."""
+        return self._record.sections
+
+    @property
+    def tags(self) -> tuple[str, ...]:
+        """Its tags when it was looked up."""
+        return self._record.tags
+
+    @property
+    def parents(self) -> tuple[Parent, ...]:
+        """The checkpoints it came from; none for a training from scratch."""
+        return self.record.parents
+
+    @property
+    def digest(self) -> str:
+        """One hash over every tensor and leaf: two checkpoints are bit-equal exactly when their digests are."""
+        return self.record.digest
+
+    @property
+    def nbytes(self) -> int:
+        """Logical bytes of all its tensors."""
+        return self.record.nbytes
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes that it added to the store; what it shares with earlier checkpoints is not in it."""
+        return self.record.stored_bytes
+
+    @property
+    def record(self) -> CheckpointRecord:
+        """All of this as a value. Waits until the checkpoint is durable."""
+        self.wait()
+        return self._record
+
+    def wait(self, timeout: float | None = None) -> Checkpoint:
+        """Returns once the checkpoint is durable: it survives a kill and a power cut from then on.
+
+        Raises what kept it from being saved; TimeoutError after `timeout` seconds.
+        """
+        if self._pending is not None:
+            self._record = self._pending.wait(timeout)
+            self._pending = None
+        return self
+
+    def load(self, section: str | None = None, *, as_numpy: bool = False) -> Any:
+        """The state that was saved, or one section of it, on the CPU; every tensor is checked against its hash.
+
+        Tensors come back as what they were; with `as_numpy` all as NumPy arrays, which needs no torch.
+        Raises Damaged naming the tensor, CheckpointGone when it was deleted meanwhile, CheckpointNotFound for
+        a section that it doesn't have.
+        """
+        found = self._manifest()
+        tree = dict(found.sections)
+        if section is not None and section not in tree:
+            hint = nearest(section, tree)
+            raise CheckpointNotFound(f"{self.ref} has no section {section!r}{hint}")
+        names = found.tensor_names()
+        loaded: dict[int, Any] = {}
+
+        def tensor(index: int) -> Any:
+            if index not in loaded:
+                entry = found.tensors[index]
+                kind = kind_named("numpy" if as_numpy else entry.spec.kind)
+                data = self._objects.read(entry, ref=self.ref, name=names[index])
+                loaded[index] = kind.build(entry.spec, data)
+            return loaded[index]
+
+        return decode(tree if section is None else tree[section], tensor)
+
+    def verify(self, *, deep: bool = True) -> VerifyReport:
+        """Checks its manifest and its objects: their sizes, and with `deep` every byte."""
+        self.wait()
+        return verify_checkpoint(self._layout, self._objects, self.run, self.version, deep=deep)
+
+    def _manifest(self) -> manifests.Manifest:
+        self.wait()
+        return manifests.read(self._layout.manifests(self.run), self.version, run=self.run)

@@ -1,0 +1,210 @@
+"""JSON forms of Python's containers, each with its way back beside it.
+
+Order matters where Python's own equality says so (lists, OrderedDict, the pairs of a dict with other keys than strings);
+a set is sorted, because the digest needs an order and sets have none.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ckpt_tracker.errors import Damaged, UnstorableLeaf
+from ckpt_tracker.leaves import class_name, class_named
+
+Json = Any
+_FACTORIES: dict[str, Callable[[], object]] = {each.__name__: each for each in (list, dict, set, int, float, str, bool)}
+_DICT_CLASSES = frozenset(
+    f"{package}:AttributeDict" for package in ("lightning.fabric.utilities.data", "lightning_fabric.utilities.data")
+)
+
+
+class Encoder(Protocol):
+    """What a form asks of the walk over a state."""
+
+    def encode(self, value: object, path: str) -> Json: ...
+    def items(self, value: Mapping[Any, Any], path: str) -> Json: ...
+    def pairs(self, value: Mapping[Any, Any], path: str) -> list[Json]: ...
+    def sequence(self, value: Any, path: str) -> list[Json]: ...
+
+
+class Decoder(Protocol):
+    """What a form asks of the walk over a skeleton."""
+
+    def decode(self, form: Json) -> Any: ...
+    def pairs(self, body: Json) -> list[tuple[Any, Any]]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """One kind of container: the tag of its JSON form, the body under it, and the way back."""
+
+    tag: str
+    encode: Callable[[Encoder, Any, str], Json]
+    decode: Callable[[Decoder, Json], Any]
+
+
+def form_of(value: object) -> Form | None:
+    """The form that `value` takes, or None when it is no container with a tag."""
+    cls = type(value)
+    form = _BY_TYPE.get(cls)
+    if form is not None:
+        return form
+    if isinstance(value, tuple) and hasattr(cls, "_fields") and hasattr(cls, "_asdict"):
+        return NAMEDTUPLE
+    name = class_name(cls)
+    if name in _DICT_CLASSES:
+        return DICT_CLASS
+    if name == "argparse:Namespace":
+        return NAMESPACE
+    if dataclasses.is_dataclass(value):
+        return DATACLASS
+    if cls.__module__.split(".")[0] == "omegaconf":
+        return OMEGACONF
+    return None
+
+
+def form_tagged(tag: str) -> Form | None:
+    """The form with that tag, or None."""
+    return _BY_TAG.get(tag)
+
+
+def _encode_ordered(encoder: Encoder, value: Any, path: str) -> Json:
+    # torch keeps the versions of a module's state in an attribute of the dict
+    metadata = getattr(value, "_metadata", None)
+    items = encoder.items(value, path)
+    return [items] if metadata is None else [items, encoder.encode(metadata, f"{path}._metadata")]
+
+
+def _decode_ordered(decoder: Decoder, body: Json) -> Any:
+    ordered = collections.OrderedDict(decoder.decode(body[0]))
+    if len(body) > 1:
+        ordered._metadata = decoder.decode(body[1])  # type: ignore[attr-defined]
+    return ordered
+
+
+def _encode_defaultdict(encoder: Encoder, value: Any, path: str) -> Json:
+    factory = value.default_factory
+    name = getattr(factory, "__name__", None)
+    if factory is not None and _FACTORIES.get(str(name)) is not factory:
+        raise UnstorableLeaf(f"{path} is a defaultdict of {factory!r}: make it a dict before saving")
+    return [name, encoder.pairs(value, path)]
+
+
+def _decode_defaultdict(decoder: Decoder, body: Json) -> Any:
+    factory = None if body[0] is None else _FACTORIES[body[0]]
+    return collections.defaultdict(factory, decoder.pairs(body[1]))
+
+
+def _encode_set(encoder: Encoder, value: Any, path: str) -> Json:
+    return encoder.sequence(sorted(value, key=repr), path)
+
+
+def _encode_fields(fields: Callable[[Any], Mapping[str, object]]) -> Any:
+    def encode(encoder: Encoder, value: Any, path: str) -> Json:
+        return [class_name(type(value)), encoder.items(fields(value), path)]
+
+    return encode
+
+
+def _dataclass_fields(value: Any) -> dict[str, object]:
+    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+
+
+def _decode_dataclass(decoder: Decoder, body: Json) -> Any:
+    cls = class_named(body[0], base=object)
+    if not dataclasses.is_dataclass(cls):
+        raise Damaged(f"{body[0]} is not a dataclass")
+    instance = object.__new__(cls)
+    for name, value in decoder.decode(body[1]).items():
+        object.__setattr__(instance, name, value)
+    return instance
+
+
+def _decode_namespace(decoder: Decoder, body: Json) -> Any:
+    from argparse import Namespace
+
+    return Namespace(**decoder.decode(body))
+
+
+def _encode_omegaconf(encoder: Encoder, value: Any, path: str) -> Json:
+    from omegaconf import OmegaConf
+
+    return encoder.encode(OmegaConf.to_container(value, resolve=False), path)
+
+
+def _decode_omegaconf(decoder: Decoder, body: Json) -> Any:
+    from omegaconf import OmegaConf
+
+    return OmegaConf.create(decoder.decode(body))
+
+
+TUPLE = Form(
+    "$tuple",
+    lambda encoder, value, path: encoder.sequence(value, path),
+    lambda decoder, body: tuple(decoder.decode(body)),
+)
+PAIRS = Form(
+    "$dict",
+    lambda encoder, value, path: encoder.pairs(value, path),
+    lambda decoder, body: dict(decoder.pairs(body)),
+)
+ORDERED = Form("$odict", _encode_ordered, _decode_ordered)
+DEFAULTDICT = Form("$defaultdict", _encode_defaultdict, _decode_defaultdict)
+COUNTER = Form(
+    "$counter",
+    lambda encoder, value, path: encoder.pairs(value, path),
+    lambda decoder, body: collections.Counter(dict(decoder.pairs(body))),
+)
+DEQUE = Form(
+    "$deque",
+    lambda encoder, value, path: [value.maxlen, encoder.sequence(value, path)],
+    lambda decoder, body: collections.deque(decoder.decode(body[1]), maxlen=body[0]),
+)
+SET = Form("$set", _encode_set, lambda decoder, body: set(decoder.decode(body)))
+FROZENSET = Form("$frozenset", _encode_set, lambda decoder, body: frozenset(decoder.decode(body)))
+NAMESPACE = Form(
+    "$namespace",
+    lambda encoder, value, path: encoder.items(vars(value), path),
+    _decode_namespace,
+)
+SIMPLE_NAMESPACE = Form(
+    "$simplenamespace",
+    lambda encoder, value, path: encoder.items(vars(value), path),
+    lambda decoder, body: types.SimpleNamespace(**decoder.decode(body)),
+)
+MAPPING_PROXY = Form(
+    "$mappingproxy",
+    lambda encoder, value, path: encoder.items(value, path),
+    lambda decoder, body: types.MappingProxyType(decoder.decode(body)),
+)
+NAMEDTUPLE = Form(
+    "$namedtuple",
+    _encode_fields(lambda value: value._asdict()),
+    lambda decoder, body: class_named(body[0], base=tuple)(**decoder.decode(body[1])),
+)
+DICT_CLASS = Form(
+    "$dictclass",
+    _encode_fields(dict),
+    lambda decoder, body: class_named(body[0], base=dict)(decoder.decode(body[1])),
+)
+DATACLASS = Form("$dataclass", _encode_fields(_dataclass_fields), _decode_dataclass)
+OMEGACONF = Form("$omegaconf", _encode_omegaconf, _decode_omegaconf)
+
+_BY_TYPE: dict[type, Form] = {
+    tuple: TUPLE,
+    set: SET,
+    frozenset: FROZENSET,
+    collections.OrderedDict: ORDERED,
+    collections.Counter: COUNTER,
+    collections.defaultdict: DEFAULTDICT,
+    collections.deque: DEQUE,
+    types.SimpleNamespace: SIMPLE_NAMESPACE,
+    types.MappingProxyType: MAPPING_PROXY,
+}
+_BY_TAG = {
+    form.tag: form for form in (*_BY_TYPE.values(), PAIRS, NAMESPACE, NAMEDTUPLE, DICT_CLASS, DATACLASS, OMEGACONF)
+}

@@ -1,0 +1,260 @@
+"""The index: SQLite over all manifests, to answer "which was best" at once. A cache: it can be rebuilt at any time.
+
+Reading uses sqlite3 itself, because importing sqlite-utils takes longer than most questions; schema and writes are
+sqlite-utils'. Every write is one `BEGIN IMMEDIATE` transaction: a deferred one that reads first and then writes fails
+under other writers, however long its time-out. Connections belong to the thread and the process that opened them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from ckpt_tracker.records import CheckpointRecord, Monitor, RunRecord
+from ckpt_tracker.rows import (
+    checkpoint_from_row,
+    checkpoint_row,
+    metric_rows,
+    metric_value,
+    parsed,
+    run_from_row,
+    run_row,
+)
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+_log = logging.getLogger("ckpt_tracker")
+_SCHEMA = 1
+_BUSY_SECONDS = 60.0
+_Answer = TypeVar("_Answer")
+_DAMAGE = ("malformed", "not a database", "no such table", "no such column", "disk i/o error", "encrypted")
+
+
+class Index:
+    """The index of one store.
+
+    `fill` is called to put everything into an empty index: after it was missing, damaged, or of another schema.
+    """
+
+    def __init__(self, path: Path, *, fill: Callable[[Index], None]) -> None:
+        self.path = path
+        self._fill = fill
+        self._connections: dict[tuple[int, int, int], sqlite3.Connection] = {}
+        self._filling = threading.RLock()
+
+    def close(self) -> None:
+        """Closes this process's connections; the next question opens one again."""
+        for (process, *_), connection in list(self._connections.items()):
+            if process == os.getpid():
+                connection.close()
+        self._connections.clear()
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def put_run(self, run: RunRecord) -> None:
+        """Adds or updates a run."""
+        self._write(lambda db: db.table("runs").insert(run_row(run), replace=True))
+
+    def put(self, records: Iterable[CheckpointRecord]) -> None:
+        """Adds or updates checkpoints, in one transaction."""
+        known = list(records)
+
+        def put_all(db: Database) -> None:
+            db.table("checkpoints").insert_all(map(checkpoint_row, known), replace=True)
+            rows = (row for record in known for row in metric_rows(record))
+            db.table("metrics").insert_all(rows, replace=True)
+
+        self._write(put_all)
+
+    def remove(self, run: str, versions: Iterable[int]) -> None:
+        """Forgets checkpoints, in one transaction."""
+        keys = [(run, version) for version in versions]
+
+        def forget(db: Database) -> None:
+            for key in keys:
+                db.table("checkpoints").delete_where("run = ? AND version = ?", key)
+                db.table("metrics").delete_where("run = ? AND version = ?", key)
+
+        self._write(forget)
+
+    def remove_run(self, run: str) -> None:
+        """Forgets a run and its checkpoints."""
+
+        def forget(db: Database) -> None:
+            db.table("runs").delete_where("name = ?", [run])
+            db.table("checkpoints").delete_where("run = ?", [run])
+            db.table("metrics").delete_where("run = ?", [run])
+
+        self._write(forget)
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def runs(self) -> list[RunRecord]:
+        """All runs, oldest first."""
+        rows = self._read("SELECT * FROM runs ORDER BY created_at, name")
+        return [run_from_row(row) for row in rows]
+
+    def run(self, name: str) -> RunRecord | None:
+        """The run of that name."""
+        rows = self._read("SELECT * FROM runs WHERE name = ?", name)
+        return run_from_row(rows[0]) if rows else None
+
+    def versions(self) -> dict[str, set[int]]:
+        """The versions the index knows, by run."""
+        known: dict[str, set[int]] = {}
+        for run, version in self._read("SELECT run, version FROM checkpoints"):
+            known.setdefault(run, set()).add(version)
+        return known
+
+    def checkpoints(self, run: str | None = None) -> list[CheckpointRecord]:
+        """Checkpoints of one run, or of all, oldest version first."""
+        where, values = ("WHERE run = ?", (run,)) if run is not None else ("", ())
+        metrics: dict[tuple[str, int], dict[str, float]] = {}
+        for row in self._read(f"SELECT run, version, name, value FROM metrics {where}", *values):
+            metrics.setdefault((row["run"], row["version"]), {})[row["name"]] = metric_value(row["value"])
+        tags = self._tags(run)
+        rows = self._read(f"SELECT * FROM checkpoints {where} ORDER BY run, version", *values)
+        keys = [(row["run"], row["version"]) for row in rows]
+        return [
+            checkpoint_from_row(row, metrics=metrics.get(key, {}), tags=tags.get(key, ()))
+            for row, key in zip(rows, keys, strict=True)
+        ]
+
+    def checkpoint(self, run: str, version: int) -> CheckpointRecord | None:
+        """One checkpoint."""
+        rows = self._read("SELECT * FROM checkpoints WHERE run = ? AND version = ?", run, version)
+        if not rows:
+            return None
+        sql = "SELECT name, value FROM metrics WHERE run = ? AND version = ?"
+        metrics = {row["name"]: metric_value(row["value"]) for row in self._read(sql, run, version)}
+        tags = self._tags(run).get((run, version), ())
+        return checkpoint_from_row(rows[0], metrics=metrics, tags=tags)
+
+    def last(self, run: str) -> int | None:
+        """The newest version of a run."""
+        return self._version("SELECT max(version) FROM checkpoints WHERE run = ?", run)
+
+    def at(self, run: str, *, epoch: int | None = None, step: int | None = None) -> int | None:
+        """The newest version of that epoch, or of that step."""
+        column, value = ("epoch", epoch) if epoch is not None else ("step", step)
+        sql = f"SELECT max(version) FROM checkpoints WHERE run = ? AND {column} = ?"
+        return self._version(sql, run, value)
+
+    def best(self, run: str, monitor: Monitor) -> int | None:
+        """The version with the best finite value; of equal ones the earliest. None where none has the metric."""
+        order = "ASC" if monitor.mode == "min" else "DESC"
+        return self._version(
+            "SELECT version FROM metrics WHERE run = ? AND name = ? AND value > -9e999 AND value < 9e999 "
+            f"ORDER BY value {order}, version LIMIT 1",
+            run,
+            monitor.metric,
+        )
+
+    def metric_names(self, run: str) -> list[str]:
+        """Every metric that some checkpoint of the run has."""
+        return [row[0] for row in self._read("SELECT DISTINCT name FROM metrics WHERE run = ? ORDER BY name", run)]
+
+    # -- connections -----------------------------------------------------------------------------------------
+
+    def _version(self, sql: str, *values: object) -> int | None:
+        rows = self._read(sql, *values)
+        return rows[0][0] if rows else None
+
+    def _tags(self, run: str | None) -> dict[tuple[str, int], tuple[str, ...]]:
+        found: dict[tuple[str, int], tuple[str, ...]] = {}
+        sql = "SELECT name, tags FROM runs" + ("" if run is None else " WHERE name = ?")
+        for name, tags in self._read(sql, *(() if run is None else (run,))):
+            for tag, version in parsed(tags).items():
+                found[name, version] = (*found.get((name, version), ()), tag)
+        return found
+
+    def _read(self, sql: str, *values: object) -> list[sqlite3.Row]:
+        return self._mending(lambda connection: connection.execute(sql, values).fetchall())
+
+    def _write(self, change: Callable[[Database], object]) -> None:
+        from sqlite_utils import Database
+
+        def transact(connection: sqlite3.Connection) -> None:
+            with _immediate(connection):
+                change(Database(connection, execute_plugins=False))
+
+        self._mending(transact)
+
+    def _mending(self, ask: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+        """Asks; where the index turns out damaged it is rebuilt, that is said, and it is asked once more."""
+        try:
+            return ask(self._connection())
+        except sqlite3.DatabaseError as error:
+            if not any(sign in str(error).lower() for sign in _DAMAGE):
+                raise
+            _log.warning("the index %s is damaged (%s): rebuilt from the manifests", self.path, error)
+            self._discard()
+            return ask(self._connection())
+
+    def _connection(self) -> sqlite3.Connection:
+        try:
+            inode = self.path.stat().st_ino
+        except FileNotFoundError:
+            inode = 0
+        key = (os.getpid(), threading.get_ident(), inode)
+        connection = self._connections.get(key)
+        if connection is None:
+            connection = self._connect()
+            self._connections[(*key[:2], self.path.stat().st_ino)] = connection
+        return connection
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA synchronous = NORMAL")
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            if found != _SCHEMA:
+                self._prepare(connection, found)
+        except BaseException:
+            self._connections = {k: v for k, v in self._connections.items() if v is not connection}
+            connection.close()
+            raise
+        return connection
+
+    def _prepare(self, connection: sqlite3.Connection, found: int) -> None:
+        if found > _SCHEMA:
+            raise sqlite3.DatabaseError(f"malformed: schema {found} is later than {_SCHEMA}")
+        from ckpt_tracker.migrations import upgrade
+
+        connection.execute("PRAGMA journal_mode = WAL")
+        with self._filling, _immediate(connection):
+            if connection.execute("PRAGMA user_version").fetchone()[0] == _SCHEMA:
+                return
+            upgrade(connection, schema=_SCHEMA)
+            key = (os.getpid(), threading.get_ident(), self.path.stat().st_ino)
+            self._connections[key] = connection
+            self._fill(self)
+
+    def _discard(self) -> None:
+        self.close()
+        for suffix in ("", "-wal", "-shm"):
+            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _immediate(connection: sqlite3.Connection) -> Iterator[None]:
+    """One write transaction; inside another one it is part of that."""
+    if connection.in_transaction:
+        yield
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

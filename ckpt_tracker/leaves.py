@@ -1,0 +1,170 @@
+"""JSON forms of the Python values that are neither plain JSON nor tensors nor containers of state.
+
+A form is an object with one member whose name starts with `$`. Classes are looked up by name only to rebuild enums,
+named tuples and dataclasses, and only in modules that are already imported or belong to the frameworks: reading
+a checkpoint never imports, and so never runs, a module that the checkpoint names.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import enum
+import importlib
+import math
+import pathlib
+import sys
+from typing import Any
+
+from ckpt_tracker.errors import Damaged, StateMismatch
+
+_KNOWN_PACKAGES = frozenset(
+    ("accelerate", "collections", "keras", "lightning", "lightning_fabric", "numpy", "peft")
+    + ("pytorch_lightning", "torch", "torchmetrics", "transformers")
+)
+_INT64 = range(-(2**63), 2**64)
+
+
+def encode_leaf(value: object) -> Any:
+    """The JSON form of a leaf. Raises TypeError for what has none."""
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, enum.Enum):
+        return {"$enum": [class_name(type(value)), value.name]}
+    plain = _encode_plain(value)
+    if plain is not None:
+        return plain
+    for module, encode in (("numpy", _encode_numpy), ("torch", _encode_torch)):
+        if module in sys.modules and (form := encode(value)) is not None:
+            return form
+    raise TypeError
+
+
+def decode_leaf(tag: str, body: Any) -> object:
+    """The value of a tagged form. Raises Damaged for an unknown tag."""
+    if tag in ("$size", "$dtype", "$device"):
+        from ckpt_tracker.torch_tensors import decode_value
+
+        return decode_value(tag, body)
+    decode = _DECODERS.get(tag)
+    if decode is None:
+        raise Damaged(f"form {tag!r} is unknown to this version of ckpt_tracker")
+    return decode(body)
+
+
+def class_name(cls: type) -> str:
+    """`module:QualifiedName`."""
+    return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def class_named(name: str, *, base: type) -> Any:
+    """The class of that name, which must derive from `base`. Raises StateMismatch where it can't be had."""
+    module_name, _, qualified = name.partition(":")
+    module = sys.modules.get(module_name)
+    if module is None and module_name.split(".")[0] in _KNOWN_PACKAGES:
+        module = importlib.import_module(module_name)
+    found: Any = module
+    for part in qualified.split("."):
+        found = getattr(found, part, None)
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise StateMismatch(
+            f"the checkpoint holds a {name}, which is not imported here: import {module_name} before loading"
+        )
+    return found
+
+
+def _encode_plain(value: object) -> Any:
+    kind = type(value)
+    if kind is str:
+        return _encode_str(value)  # type: ignore[arg-type]
+    if kind is int:
+        return value if value in _INT64 else {"$int": hex(value)}  # type: ignore[operator,call-overload]
+    if kind is float:
+        return value if math.isfinite(value) else {"$float": str(value)}  # type: ignore[arg-type]
+    encode = _ENCODERS.get(kind)
+    return None if encode is None else encode(value)
+
+
+def _encode_str(value: str) -> Any:
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return {"$str": _base64(value.encode("utf-8", "surrogatepass"))}
+    return value
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _float_text(value: float) -> str:
+    return value.hex()
+
+
+_ENCODERS: dict[type, Any] = {
+    bytes: lambda value: {"$bytes": _base64(value)},
+    bytearray: lambda value: {"$bytearray": _base64(bytes(value))},
+    complex: lambda value: {"$complex": [_float_text(value.real), _float_text(value.imag)]},
+    range: lambda value: {"$range": [value.start, value.stop, value.step]},
+    slice: lambda value: {"$slice": [value.start, value.stop, value.step]},
+    datetime.datetime: lambda value: {"$datetime": value.isoformat()},
+    datetime.date: lambda value: {"$date": value.isoformat()},
+    datetime.timedelta: lambda value: {"$timedelta": [value.days, value.seconds, value.microseconds]},
+    pathlib.PosixPath: lambda value: {"$path": str(value)},
+    pathlib.WindowsPath: lambda value: {"$path": str(value)},
+    type(Ellipsis): lambda value: {"$ellipsis": True},
+}
+
+
+def _encode_numpy(value: object) -> Any:
+    import numpy as np
+
+    if isinstance(value, np.generic) and value.dtype.kind in "biufcSUmM":
+        return {"$npscalar": [value.dtype.str, _base64(value.tobytes())]}
+    if isinstance(value, np.dtype) and value.kind in "biufcSUmM":
+        return {"$npdtype": value.str}
+    return None
+
+
+def _encode_torch(value: object) -> Any:
+    from ckpt_tracker.torch_tensors import encode_value
+
+    return encode_value(value)
+
+
+def _decode_numpy_scalar(body: Any) -> object:
+    import numpy as np
+
+    from ckpt_tracker.tensors import numpy_dtype
+
+    return np.frombuffer(base64.b64decode(body[1]), dtype=numpy_dtype(body[0]))[0]
+
+
+def _decode_numpy_dtype(body: Any) -> object:
+    from ckpt_tracker.tensors import numpy_dtype
+
+    return numpy_dtype(body)
+
+
+def _decode_enum(body: Any) -> object:
+    return class_named(body[0], base=enum.Enum)[body[1]]
+
+
+_DECODERS: dict[str, Any] = {
+    "$int": lambda body: int(body, 16),
+    "$float": float,
+    "$str": lambda body: base64.b64decode(body).decode("utf-8", "surrogatepass"),
+    "$bytes": base64.b64decode,
+    "$bytearray": lambda body: bytearray(base64.b64decode(body)),
+    "$complex": lambda body: complex(float.fromhex(body[0]), float.fromhex(body[1])),
+    "$range": lambda body: range(*body),
+    "$slice": lambda body: slice(*body),
+    "$datetime": datetime.datetime.fromisoformat,
+    "$date": datetime.date.fromisoformat,
+    "$timedelta": lambda body: datetime.timedelta(*body),
+    "$path": pathlib.Path,
+    "$ellipsis": lambda body: ...,
+    "$npscalar": _decode_numpy_scalar,
+    "$npdtype": _decode_numpy_dtype,
+    "$enum": _decode_enum,
+}

@@ -1,0 +1,47 @@
+"""The schema of `index.sqlite`, as sqlite-utils migrations. Apply them with `upgrade`.
+
+Every table can be rebuilt from the manifests and events, so a migration may also drop and make anew.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlite_utils import Database, Migrations
+
+migrations = Migrations("ckpt_tracker")
+
+
+@migrations(name="001_runs_checkpoints_metrics")
+def _first(db: Database) -> None:
+    db.execute(
+        """CREATE TABLE runs (
+            name TEXT PRIMARY KEY, created_at TEXT NOT NULL, config TEXT NOT NULL, environment TEXT NOT NULL,
+            unnamed INTEGER NOT NULL, finished INTEGER NOT NULL, monitor TEXT, mode TEXT, tags TEXT NOT NULL
+        ) WITHOUT ROWID"""
+    )
+    db.execute(
+        """CREATE TABLE checkpoints (
+            run TEXT NOT NULL, version INTEGER NOT NULL, epoch INTEGER, step INTEGER, created_at TEXT NOT NULL,
+            digest TEXT NOT NULL, nbytes INTEGER NOT NULL, stored_bytes INTEGER NOT NULL, sections TEXT NOT NULL,
+            kind TEXT NOT NULL, reason TEXT, parents TEXT NOT NULL, stall_seconds REAL NOT NULL,
+            write_seconds REAL NOT NULL, PRIMARY KEY (run, version)
+        ) WITHOUT ROWID"""
+    )
+    # value is NULL for NaN, which SQLite cannot hold
+    db.execute(
+        """CREATE TABLE metrics (
+            run TEXT NOT NULL, version INTEGER NOT NULL, name TEXT NOT NULL, value REAL,
+            PRIMARY KEY (run, version, name)
+        ) WITHOUT ROWID"""
+    )
+    db.execute("CREATE INDEX metrics_by_value ON metrics (run, name, value, version)")
+    db.execute("CREATE INDEX checkpoints_by_epoch ON checkpoints (run, epoch, version)")
+    db.execute("CREATE INDEX checkpoints_by_step ON checkpoints (run, step, version)")
+
+
+def upgrade(connection: sqlite3.Connection, *, schema: int) -> None:
+    """Brings the schema up to date, inside the transaction that is open on the connection; `schema` is its number."""
+    db = Database(connection, execute_plugins=False)
+    migrations.apply(db)
+    db.execute(f"PRAGMA user_version = {schema}")

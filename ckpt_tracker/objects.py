@@ -1,0 +1,235 @@
+"""Objects: immutable files, each named by the BLAKE3 hash of its bytes, in 256 folders.
+
+An object is one tensor's bytes from offset 0, or several small tensors of one checkpoint together (a pack).
+Nothing is ever written into an object that exists; what the store has is not written again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blake3 import blake3
+
+from ckpt_tracker.errors import CheckpointGone, Damaged
+from ckpt_tracker.filesystem import create, make_folder, sync, sync_path, unused_name
+from ckpt_tracker.records import Piece, TensorEntry, TensorSpec
+
+if TYPE_CHECKING:
+    from ckpt_tracker.tensors import Bytes
+
+NAME = re.compile(r"[0-9a-f]{64}")
+SMALL = 64 * 1024
+"""Tensors below this many bytes share an object."""
+_ALIGNMENT = 64
+_OPEN_AT_ONCE = 64
+
+
+class ObjectFolder:
+    """The `objects/` folder of a store, and the `tmp/` folder beside it on the same file system."""
+
+    def __init__(self, folder: Path, *, tmp: Path) -> None:
+        self.folder = folder
+        self.tmp = tmp
+
+    def path(self, name: str) -> Path:
+        """Where the object is. Raises Damaged for a name that is no hash: nothing else is ever used as a path."""
+        if not NAME.fullmatch(name):
+            raise Damaged(f"{name!r} is not the name of an object")
+        return self.folder / name[:2] / name
+
+    def size(self, name: str) -> int | None:
+        """Bytes of the object, or None where there is none."""
+        try:
+            return self.path(name).stat().st_size
+        except FileNotFoundError:
+            return None
+
+    def names(self) -> Iterator[str]:
+        """All objects, in no order."""
+        with contextlib.suppress(FileNotFoundError):
+            for fan in sorted(self.folder.iterdir()):
+                yield from (each.name for each in fan.iterdir() if NAME.fullmatch(each.name))
+
+    def delete(self, name: str) -> int:
+        """Deletes an object, and returns the bytes it had."""
+        path = self.path(name)
+        try:
+            size = path.stat().st_size
+            path.unlink()
+        except FileNotFoundError:
+            return 0
+        return size
+
+    def read(self, entry: TensorEntry, *, ref: str, name: str) -> Bytes:
+        """A tensor's bytes in fresh memory, checked against its hash.
+
+        Raises Damaged, naming the tensor and the object; CheckpointGone where the object is missing.
+        """
+        import numpy as np
+
+        data = np.empty(entry.spec.nbytes, dtype=np.uint8)
+        start = 0
+        for piece in entry.pieces:
+            self._read_piece(piece, memoryview(data)[start : start + piece.nbytes], ref=ref, name=name)
+            start += piece.nbytes
+        if blake3(memoryview(data)).hexdigest() != entry.hash:
+            where = ", ".join(str(self.path(piece.object)) for piece in entry.pieces)
+            raise Damaged(f"{ref}: tensor {name} is damaged: the bytes in {where} do not have its hash")
+        return data
+
+    def _read_piece(self, piece: Piece, target: memoryview, *, ref: str, name: str) -> None:
+        path = self.path(piece.object)
+        try:
+            with path.open("rb", buffering=0) as file:
+                file.seek(piece.offset)
+                while target.nbytes:
+                    count = file.readinto(target)
+                    if not count:
+                        raise Damaged(f"{ref}: tensor {name} is damaged: object {path} is too short")
+                    target = target[count:]
+        except FileNotFoundError as error:
+            raise CheckpointGone(f"{ref}: tensor {name} can't be read: object {path} is missing") from error
+
+    def check(self, name: str) -> int:
+        """Hashes an object, and returns its bytes. Raises Damaged when its name is not its hash."""
+        path = self.path(name)
+        hasher = blake3(max_threads=blake3.AUTO)
+        hasher.update_mmap(path)
+        if hasher.hexdigest() != name:
+            raise Damaged(f"object {path} is damaged: its bytes do not have the hash in its name")
+        return path.stat().st_size
+
+    def clear_tmp(self) -> int:
+        """Deletes what interrupted saves left in `tmp/`, and returns its bytes. Only where no save is under way."""
+        freed = 0
+        for path in self.tmp.iterdir():
+            freed += path.stat().st_size
+            path.unlink()
+        return freed
+
+
+@dataclass(frozen=True)
+class WrittenTensors:
+    """What a save put into the object folder."""
+
+    entries: tuple[TensorEntry, ...]
+    new_bytes: int
+    write_seconds: float
+
+
+class ObjectWriter:
+    """Makes the tensors of one run's checkpoints durable, each once.
+
+    It remembers where the small tensors of the run's previous checkpoint lie, so that a small tensor that did not
+    change is referred to in its old pack, and frozen layers cost nothing even where they are small.
+    """
+
+    def __init__(self, objects: ObjectFolder) -> None:
+        self._objects = objects
+        self._small: dict[str, Piece] = {}
+        self._durable: frozenset[str] = frozenset()
+        self._open: list[tuple[int, Path, Path]] = []
+        self._folders: set[Path] = set()
+
+    def remember(self, entries: Sequence[TensorEntry]) -> None:
+        """The tensors of the run's newest durable checkpoint, for the next one to refer to."""
+        self._durable = frozenset(piece.object for each in entries for piece in each.pieces)
+        self._small = {
+            each.hash: each.pieces[0] for each in entries if len(each.pieces) == 1 and each.spec.nbytes < SMALL
+        }
+
+    def write(self, specs: Sequence[TensorSpec], data: Sequence[Bytes]) -> WrittenTensors:
+        """Durable when it returns. Call it with the store's lock held for writing, up to the publishing of the manifest."""
+        started = time.perf_counter()
+        try:
+            hashes = [blake3(memoryview(each)).hexdigest() for each in data]
+            small = {name: each for name, each in zip(hashes, data, strict=True) if 0 < len(each) < SMALL}
+            pieces, new_bytes = self._write_small(small)
+            for name, each in zip(hashes, data, strict=True):
+                if name not in pieces:
+                    pieces[name] = Piece(name, 0, len(each))
+                    new_bytes += self._put(name, each) if len(each) else 0
+            self._flush()
+        finally:
+            self._abandon()
+        entries = tuple(
+            TensorEntry(spec, name, (pieces[name],) if spec.nbytes else ())
+            for spec, name in zip(specs, hashes, strict=True)
+        )
+        self.remember(entries)
+        return WrittenTensors(entries, new_bytes, time.perf_counter() - started)
+
+    def _write_small(self, small: dict[str, Bytes]) -> tuple[dict[str, Piece], int]:
+        pieces = self._known_pieces(small)
+        fresh = {name: each for name, each in small.items() if name not in pieces}
+        if not fresh:
+            return pieces, 0
+        pack = bytearray()
+        starts = {}
+        for name, each in fresh.items():
+            pack += bytes(-len(pack) % _ALIGNMENT)
+            starts[name] = len(pack)
+            pack += memoryview(each)
+        pack_name = blake3(pack).hexdigest()
+        for name, start in starts.items():
+            pieces[name] = Piece(pack_name, start, len(fresh[name]))
+        return pieces, self._put(pack_name, pack)
+
+    def _known_pieces(self, small: dict[str, Bytes]) -> dict[str, Piece]:
+        """Where small tensors already lie, as far as those packs are still whole."""
+        candidates = {name: self._small[name] for name in small if name in self._small}
+        sizes = {piece.object: self._objects.size(piece.object) for piece in candidates.values()}
+        return {
+            name: piece
+            for name, piece in candidates.items()
+            if (sizes[piece.object] or 0) >= piece.offset + piece.nbytes
+        }
+
+    def _put(self, name: str, data: Bytes | bytearray) -> int:
+        """Writes an object unless it is there whole, and returns the bytes written."""
+        target = self._objects.path(name)
+        nbytes = len(data)
+        if self._objects.size(name) == nbytes:
+            if name not in self._durable:
+                # another writer made it, and may not have come to sync it
+                sync_path(target)
+                self._folders.add(target.parent)
+            return 0
+        if not target.parent.exists():
+            make_folder(target.parent)
+        scratch = self._objects.tmp / unused_name(name)
+        self._open.append((create(scratch, data), scratch, target))
+        if len(self._open) >= _OPEN_AT_ONCE:
+            self._publish()
+        return nbytes
+
+    def _publish(self) -> None:
+        """Syncs all, then names all: the first sync commits the file system's journal for the rest."""
+        for descriptor, _, _ in self._open:
+            sync(descriptor)
+        for _, scratch, target in self._open:
+            os.replace(scratch, target)
+            self._folders.add(target.parent)
+        for descriptor, _, _ in self._open:
+            os.close(descriptor)
+        self._open.clear()
+
+    def _flush(self) -> None:
+        self._publish()
+        for folder in self._folders:
+            sync_path(folder)
+        self._folders.clear()
+
+    def _abandon(self) -> None:
+        for descriptor, scratch, _ in self._open:
+            os.close(descriptor)
+            scratch.unlink(missing_ok=True)
+        self._open.clear()
+        self._folders.clear()

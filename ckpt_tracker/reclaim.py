@@ -1,0 +1,138 @@
+"""Deleting checkpoints and the objects that nothing needs any more.
+
+The manifest goes first, durably, and only then objects; an object goes only while the store's lock is held alone and
+no manifest that is left, in a run or in the trash, refers to it. A manifest that can't be read stops the
+sweep: what it needs is not known.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from ckpt_tracker import manifest as manifests
+from ckpt_tracker.errors import CkptTrackerError
+from ckpt_tracker.events import EventLog
+from ckpt_tracker.filesystem import StoreLock, make_folder, sync_path
+from ckpt_tracker.layout import Layout
+from ckpt_tracker.objects import ObjectFolder
+from ckpt_tracker.records import Decision
+
+_log = logging.getLogger("ckpt_tracker")
+TRASH_SECONDS = 24 * 3600.0
+
+
+class Reclaimer:
+    """Evicts, trashes and sweeps in one store."""
+
+    def __init__(self, layout: Layout, objects: ObjectFolder, lock: StoreLock) -> None:
+        self._layout = layout
+        self._objects = objects
+        self._lock = lock
+        self._postponed: set[str] = set()
+        self._seen: dict[Path, tuple[tuple[int, int], frozenset[str]]] = {}
+
+    def evict(self, run: str, decisions: Sequence[Decision]) -> int:
+        """Deletes the checkpoints that `decisions` don't keep, for good; returns the bytes freed.
+
+        Objects are freed at once, or with the next eviction when other saves are under way.
+        """
+        versions = [each.checkpoint.version for each in decisions if not each.keep]
+        if not versions:
+            return 0
+        self._postponed |= self._objects_of(run, versions)
+        self._log_of(run).append("evict", versions=versions, reason="retention")
+        folder = self._layout.manifests(run)
+        for version in versions:
+            (folder / manifests.file_name(version)).unlink(missing_ok=True)
+        sync_path(folder)
+        with self._lock.sweeping(wait=False) as alone:
+            return self._free(self._postponed) if alone else 0
+
+    def trash(self, run: str, versions: Sequence[int]) -> None:
+        """Moves checkpoints to the trash: their objects stay until the trash is emptied, a day later at the earliest."""
+        self._log_of(run).append("remove", versions=list(versions))
+        source, target = self._layout.manifests(run), self._layout.trash / run
+        make_folder(target)
+        for version in versions:
+            name = manifests.file_name(version)
+            os.utime(source / name)
+            os.replace(source / name, target / name)
+        sync_path(target)
+        sync_path(source)
+
+    def collect(self) -> int:
+        """Empties the old trash and deletes every object that nothing needs; returns the bytes freed.
+
+        Waits until no save is under way. Raises Damaged when a manifest can't be read: nothing is deleted then.
+        """
+        with self._lock.sweeping():
+            self._empty_trash()
+            freed = self._free(set(self._objects.names()))
+            return freed + self._objects.clear_tmp()
+
+    def freed_by(self, removed: Iterable[tuple[str, int]]) -> int:
+        """Bytes of the objects that only these checkpoints need."""
+        going = {self._layout.manifests(run) / manifests.file_name(version) for run, version in removed}
+        needed = [self._needed(path) for path in going]
+        live = self._live(without=going)
+        return sum(self._objects.size(name) or 0 for name in frozenset().union(*needed) - live)
+
+    def _free(self, candidates: set[str]) -> int:
+        try:
+            live = self._live()
+        except CkptTrackerError as error:
+            _log.warning("no space was freed: %s", error)
+            raise
+        freed = sum(self._objects.delete(name) for name in candidates - live)
+        self._postponed.clear()
+        return freed
+
+    def _live(self, *, without: Iterable[Path] = ()) -> frozenset[str]:
+        skipped = set(without)
+        paths = [path for path in self._manifest_files() if path not in skipped]
+        self._seen = {path: seen for path, seen in self._seen.items() if path in set(paths)}
+        return frozenset().union(*(self._needed(path) for path in paths))
+
+    def _manifest_files(self) -> Iterator[Path]:
+        for run in self._layout.run_names():
+            for folder in (self._layout.manifests(run), self._layout.trash / run):
+                for version in manifests.versions(folder):
+                    yield folder / manifests.file_name(version)
+
+    def _needed(self, path: Path) -> frozenset[str]:
+        """The objects of a manifest. Manifests never change, so each is read once."""
+        status = path.stat()
+        identity = (status.st_ino, status.st_mtime_ns)
+        seen = self._seen.get(path)
+        if seen is None or seen[0] != identity:
+            run = path.parent.parent.name if path.parent.name == "manifests" else path.parent.name
+            found = manifests.read(path.parent, int(path.stem), run=run)
+            seen = self._seen[path] = (identity, found.objects)
+        return seen[1]
+
+    def _objects_of(self, run: str, versions: Iterable[int]) -> frozenset[str]:
+        folder = self._layout.manifests(run)
+        found = [folder / manifests.file_name(version) for version in versions]
+        needed: set[str] = set()
+        for path in found:
+            try:
+                needed |= self._needed(path)
+            except (CkptTrackerError, FileNotFoundError) as error:
+                # its objects are left to the next gc
+                _log.warning("%s", error)
+        return frozenset(needed)
+
+    def _empty_trash(self) -> None:
+        oldest = time.time() - TRASH_SECONDS
+        for folder in list(self._layout.trash.iterdir()):
+            for path in folder.iterdir():
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+            sync_path(folder)
+
+    def _log_of(self, run: str) -> EventLog:
+        return EventLog(self._layout.run(run) / "events.jsonl")

@@ -1,0 +1,104 @@
+"""Where a training resumes from, and what it is called when nobody named it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from datetime import datetime, timezone
+from typing import Any
+
+from ckpt_tracker import environment
+from ckpt_tracker import manifest as manifests
+from ckpt_tracker.checkpoint import Checkpoint
+from ckpt_tracker.errors import CheckpointGone, CheckpointNotFound, Damaged, InvalidOption
+from ckpt_tracker.records import Monitor
+from ckpt_tracker.run import Run
+from ckpt_tracker.selection import parse
+from ckpt_tracker.store import Store
+
+_log = logging.getLogger("ckpt_tracker")
+_WORDS = ("auto", "last", "best", "never")
+
+Resumed = tuple[Checkpoint | None, dict[str, Any] | None]
+
+
+def check(resume: str, *, monitored: bool) -> None:
+    """Raises InvalidOption for a `resume=` that can mean nothing."""
+    if resume == "best" and not monitored:
+        raise InvalidOption("resume='best' needs monitor and mode, which say what best is")
+    if resume not in _WORDS:
+        if not isinstance(resume, str) or "@" not in resume:
+            words = ", ".join(map(repr, _WORDS))
+            raise InvalidOption(f"resume={resume!r}: expected {words} or a reference such as 'mnist@v12'")
+        parse(resume)
+
+
+def choose(store: Store, run: Run, resume: str, monitor: Monitor | None) -> Resumed:
+    """The checkpoint that `resume` means, with its state, which was read and verified; or (None, None).
+
+    "auto" steps back to the newest checkpoint that verifies, and says which it skipped.
+    """
+    if resume == "never":
+        return None, None
+    if resume == "auto":
+        return _newest_that_loads(store, run)
+    try:
+        if resume == "last":
+            checkpoint = run.last()
+        elif resume == "best":
+            assert monitor is not None
+            checkpoint = run.best(monitor.metric, monitor.mode)
+        else:
+            checkpoint = store[resume]
+    except CheckpointNotFound as error:
+        raise CheckpointNotFound(f"resume={resume!r}: {error}") from error
+    return _said(checkpoint), checkpoint.load()
+
+
+def mention_interrupted(store: Store) -> None:
+    """Says by which name the last unnamed run of this script can be continued, when it did not come to its end."""
+    script = environment.script()
+    for run in reversed(store.runs()):
+        record = run.record
+        if not record.unnamed or record.environment.get("script") != script:
+            continue
+        if not record.finished and store.index.last(run.name) is not None:
+            last = run.last()
+            _log.warning(
+                "run %s of this script was interrupted at epoch %s: continue it with run=%r",
+                run.name,
+                last.epoch,
+                run.name,
+            )
+        return
+
+
+def fresh_name() -> str:
+    """A run name that nobody has: the script, the time, and a little chance."""
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "-", environment.script().removesuffix(".py")).strip("-")
+    now = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    return f"{stem[:60] or 'run'}-{now}-{os.urandom(2).hex()}"
+
+
+def _newest_that_loads(store: Store, run: Run) -> Resumed:
+    skipped = 0
+    for version in reversed(manifests.versions(store.layout.manifests(run.name))):
+        try:
+            found = manifests.read(store.layout.manifests(run.name), version, run=run.name)
+            checkpoint = store.checkpoint(found.record)
+            return _said(checkpoint), checkpoint.load()
+        except (Damaged, CheckpointGone) as error:
+            skipped += 1
+            _log.warning("%s@v%d is skipped: %s", run.name, version, error)
+    if skipped:
+        raise Damaged(
+            f"none of the {skipped} checkpoints of run {run.name!r} loads: "
+            "see `ckpt verify --deep`; resume='never' starts from scratch and leaves them as they are"
+        )
+    return None, None
+
+
+def _said(checkpoint: Checkpoint) -> Checkpoint:
+    _log.info("continuing from %s (epoch %s, step %s)", checkpoint.ref, checkpoint.epoch, checkpoint.step)
+    return checkpoint

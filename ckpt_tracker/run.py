@@ -1,0 +1,189 @@
+"""Run: one training, and the checkpoints it left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from ckpt_tracker.checkpoint import Checkpoint
+from ckpt_tracker.errors import CheckpointNotFound, InvalidOption, StoreReadOnly
+from ckpt_tracker.records import CheckpointRecord, Mode, Monitor, Parent, Plan, RunRecord
+from ckpt_tracker.run_writer import AfterSave, Capture, RunWriter
+from ckpt_tracker.selection import check_monitor, check_tag
+
+if TYPE_CHECKING:
+    from ckpt_tracker.retention import Retention
+    from ckpt_tracker.store import Store
+
+
+class Run:
+    """A run of a store, made by `store.run(name)`. Saving takes the run's lock until the run or its store is closed."""
+
+    def __init__(self, store: Store, name: str) -> None:
+        self._store = store
+        self.name = name
+        self._writer: RunWriter | None = None
+
+    def __repr__(self) -> str:
+        return f"<Run {self.name} of {self._store.path}>"
+
+    @property
+    def record(self) -> RunRecord:
+        """What the store knows of the run: config, environment, tags, monitor."""
+        return self._store.run_record(self.name)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The hyperparameters it was started with."""
+        return self.record.config
+
+    # -- saving ----------------------------------------------------------------------------------------------
+
+    def save(
+        self,
+        state: Mapping[str, object],
+        *,
+        epoch: int | None = None,
+        step: int | None = None,
+        metrics: Mapping[str, float] | None = None,
+        reason: str | None = None,
+    ) -> Checkpoint:
+        """Captures `state` (section → its tree) as the run's next checkpoint and writes it in the background.
+
+        The state may change once this returns; the checkpoint is durable once its `wait()` returns.
+        Raises UnstorableLeaf, RunBusy, InvalidOption; and, once, the error of an earlier save in the background.
+        """
+        numbers = check_metrics(metrics or {})
+        capture = self.capture(state)
+        return self.submit(capture, epoch=epoch, step=step, metrics=numbers, reason=reason)
+
+    def capture(self, state: Mapping[str, object]) -> Capture:
+        """The first half of `save`: copies the state. Goes to `submit` or `discard` before the next capture."""
+        _check_sections(state)
+        return self.writer().capture(state)
+
+    def discard(self, capture: Capture) -> None:
+        """Forgets a capture."""
+        self.writer().discard(capture)
+
+    def submit(
+        self,
+        capture: Capture,
+        *,
+        epoch: int | None,
+        step: int | None,
+        metrics: Mapping[str, float],
+        reason: str | None = None,
+        then: AfterSave | None = None,
+    ) -> Checkpoint:
+        """The second half of `save`; `then` is called in the background once the checkpoint is durable."""
+        draft = CheckpointRecord(
+            run=self.name,
+            version=0,
+            epoch=epoch,
+            step=step,
+            metrics=dict(metrics),
+            created_at=capture.created_at,
+            digest="",
+            nbytes=0,
+            stored_bytes=0,
+            sections=(),
+            reason=reason,
+        )
+        record, pending = self.writer().submit(capture, draft, then=then)
+        return Checkpoint(record, layout=self._store.layout, objects=self._store.objects, pending=pending)
+
+    def writer(self) -> RunWriter:
+        """The run's writer; takes the run's lock when there is none yet. Raises RunBusy, StoreReadOnly."""
+        if self._writer is None:
+            if self._store.read_only:
+                raise StoreReadOnly(f"the store {self._store.path} can't be written: check its permissions")
+            self._writer = RunWriter(self._store, self.name)
+        return self._writer
+
+    def continue_from(self, checkpoint: Checkpoint | None) -> None:
+        """The next checkpoint's parent is that one, or none."""
+        record = checkpoint.record if checkpoint is not None else None
+        self.writer().parent = Parent(record.ref, record.digest) if record else None
+
+    def close(self, timeout: float | None = None) -> list[str]:
+        """Waits until what was saved is durable and gives the lock back.
+
+        Returns the references that are not durable after `timeout` seconds. Raises, once, a save's error.
+        """
+        writer, self._writer = self._writer, None
+        if writer is None:
+            return []
+        late = writer.close(timeout)
+        writer.raise_pending()
+        return late
+
+    # -- looking up ------------------------------------------------------------------------------------------
+
+    def checkpoints(self) -> list[Checkpoint]:
+        """All durable checkpoints, oldest first."""
+        self._drain()
+        return [self._store.checkpoint(record) for record in self._store.index.checkpoints(self.name)]
+
+    def last(self) -> Checkpoint:
+        """The newest. Raises CheckpointNotFound where there is none."""
+        return self._store[f"{self.name}@last"]
+
+    def best(self, metric: str | None = None, mode: Mode | None = None) -> Checkpoint:
+        """The best by a metric, or by the run's own monitor. NaN, infinite and missing values never win.
+
+        Of equal ones it is the earlier. Raises CheckpointNotFound where no checkpoint has a finite value.
+        """
+        monitor = check_monitor(metric, mode) or self.record.monitor
+        if monitor is None:
+            raise InvalidOption(f"run {self.name!r} monitors no metric: name one, best('val_loss', mode='min')")
+        self._drain()
+        version = self._store.index.best(self.name, monitor)
+        if version is None:
+            raise CheckpointNotFound(_no_best(self.name, monitor, self._store.index.metric_names(self.name)))
+        return self._store[f"{self.name}@v{version}"]
+
+    def plan(self, keep: Retention | str, *, now: datetime | None = None) -> Plan:
+        """What `keep` decides, with reasons. Nothing is deleted; `store.apply(plan)` does that."""
+        self._drain()
+        return self._store.plan(keep, runs=[self.name], now=now)
+
+    def tag(self, tag: str, checkpoint: Checkpoint | None = None) -> None:
+        """Names a checkpoint (the newest, unless one is given): retention keeps it, and `RUN@TAG` finds it."""
+        check_tag(tag)
+        chosen = checkpoint or self.last()
+        self._store.record_event(self.name, "tag", tag=tag, version=chosen.version)
+
+    def _drain(self) -> None:
+        if self._writer is not None:
+            self._writer.drain()
+
+
+def check_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics as floats. Raises InvalidOption for one that is no single number."""
+    numbers = {}
+    for name, value in metrics.items():
+        try:
+            numbers[str(name)] = as_number(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InvalidOption(f"metric {name!r} is {value!r}: expected one number") from error
+    return numbers
+
+
+def as_number(value: Any) -> float:
+    """A number, or an array or tensor of one element, as a float. Raises TypeError, ValueError or RuntimeError."""
+    return float(value.item() if hasattr(value, "item") else value)
+
+
+def _check_sections(state: Mapping[str, object]) -> None:
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) and name.isidentifier() for name in state):
+        raise InvalidOption(
+            "a state is a dict of named sections, such as {'model': ..., 'optimizer': ...}; "
+            f"found {type(state).__name__} {list(state)[:5] if isinstance(state, Mapping) else ''}"
+        )
+
+
+def _no_best(run: str, monitor: Monitor, known: list[str]) -> str:
+    there = f"; its metrics are: {', '.join(known)}" if known else "; it has no metrics at all"
+    return f"no checkpoint of {run!r} has a finite {monitor.metric!r}{there}"

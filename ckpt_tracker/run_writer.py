@@ -1,0 +1,161 @@
+"""Everything that one training holds to write one run: the run's lock, the staging buffer, the background writer.
+
+The order of a save: capture, objects, manifest (the commit), index, and only then whatever may delete.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from ckpt_tracker import manifest as manifests
+from ckpt_tracker.errors import CkptTrackerError, RunBusy
+from ckpt_tracker.events import EventLog
+from ckpt_tracker.filesystem import FileLock, naming_full_disk
+from ckpt_tracker.objects import ObjectWriter, WrittenTensors
+from ckpt_tracker.records import CheckpointRecord, Parent
+from ckpt_tracker.staging import CapturedState, StagingBuffer
+from ckpt_tracker.tree import encode
+from ckpt_tracker.writer import BackgroundWriter, Pending
+
+if TYPE_CHECKING:
+    from ckpt_tracker.store import Store
+
+_log = logging.getLogger("ckpt_tracker")
+AfterSave = Callable[[CheckpointRecord], None]
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A captured state that is not submitted yet: it becomes a checkpoint, or is discarded."""
+
+    state: CapturedState
+    buffer: StagingBuffer
+    created_at: datetime
+    stall_seconds: float
+
+
+class RunWriter:
+    """The one writer of a run. Making it takes the run's lock; `close` gives it back."""
+
+    def __init__(self, store: Store, run: str) -> None:
+        self._store = store
+        self._run = run
+        self._folder = store.layout.manifests(run)
+        self._lock = FileLock(store.layout.run(run) / "lock")
+        self._take_lock()
+        self._writer = BackgroundWriter(f"ckpt_tracker {run}")
+        self._staging = StagingBuffer()
+        self._held: Capture | None = None
+        self._objects = ObjectWriter(store.objects)
+        removed = EventLog(store.layout.run(run) / "events.jsonl").state().newest_removed
+        self._version = max([removed, *manifests.versions(self._folder)])
+        self.parent: Parent | None = None
+        self._remember_newest()
+
+    def capture(self, state: Mapping[str, object]) -> Capture:
+        """Copies the state; it may change once this returns. Waits for the save before to be written.
+
+        Raises the error of an earlier save that nobody was told of, UnstorableLeaf for what has no form.
+        """
+        started = time.perf_counter()
+        self._writer.raise_pending()
+        # a capture that is still held would never free the common buffer
+        buffer = StagingBuffer() if self._held else self._staging
+        captured = buffer.capture(encode(dict(state)))
+        stall = time.perf_counter() - started
+        self._held = Capture(captured, buffer, datetime.now(timezone.utc), stall)
+        return self._held
+
+    def discard(self, capture: Capture) -> None:
+        """Gives the buffer of a capture back that is not to become a checkpoint."""
+        self._held = None
+        capture.buffer.release()
+
+    def submit(
+        self, capture: Capture, record: CheckpointRecord, *, then: AfterSave | None
+    ) -> tuple[CheckpointRecord, Pending[CheckpointRecord]]:
+        """Queues a capture to become the run's next checkpoint; `then` runs in the background, after it is durable."""
+        self._version += 1
+        record = replace(
+            record,
+            run=self._run,
+            version=self._version,
+            created_at=capture.created_at,
+            stall_seconds=capture.stall_seconds,
+            sections=tuple(capture.state.skeleton),
+        )
+        self._held = None
+        pending = self._writer.submit(record.ref, lambda: self._write(capture, record, then))
+        return record, pending
+
+    def close(self, timeout: float | None = None) -> list[str]:
+        """Waits for what is queued, gives the lock back; returns what is not durable after `timeout` seconds."""
+        late = self._writer.close(timeout)
+        self._lock.release()
+        return late
+
+    def raise_pending(self) -> None:
+        """Raises the error of an earlier save that nobody was told of, once."""
+        self._writer.raise_pending()
+
+    def drain(self) -> None:
+        """Waits for what is queued."""
+        self._writer.drain()
+
+    def _write(self, capture: Capture, record: CheckpointRecord, then: AfterSave | None) -> CheckpointRecord:
+        state = capture.state
+        with naming_full_disk(self._store.path), self._store.lock.writing():
+            try:
+                written = self._objects.write(state.specs, state.data)
+            finally:
+                capture.buffer.release()
+            manifest = self._manifest(state, record, written)
+            manifests.publish(manifest, self._folder, tmp=self._store.layout.tmp)
+        record = manifest.record
+        self.parent = Parent(record.ref, record.digest)
+        try:
+            self._store.index.put([record])
+            if then is not None:
+                then(record)
+        except (CkptTrackerError, OSError, sqlite3.Error) as error:
+            _log.warning("%s is durable, but the work after it was not done: %s", record.ref, error)
+        return record
+
+    def _manifest(self, state: CapturedState, record: CheckpointRecord, written: WrittenTensors) -> manifests.Manifest:
+        complete = replace(
+            record,
+            digest=manifests.digest(state.skeleton, written.entries),
+            nbytes=sum(spec.nbytes for spec in state.specs),
+            stored_bytes=written.new_bytes,
+            write_seconds=written.write_seconds,
+            parents=(self.parent,) if self.parent else (),
+        )
+        return manifests.Manifest(complete, state.skeleton, written.entries)
+
+    def _remember_newest(self) -> None:
+        """Lets the first save refer to what the run's newest checkpoint stored."""
+        for version in reversed(manifests.versions(self._folder)):
+            try:
+                self._objects.remember(manifests.read(self._folder, version, run=self._run).tensors)
+            except CkptTrackerError:
+                continue
+            return
+
+    def _take_lock(self) -> None:
+        if not self._lock.acquire(wait=False):
+            # a store of this process that nobody refers to any more may still hold it
+            gc.collect()
+            if not self._lock.acquire(wait=False):
+                raise RunBusy(
+                    f"run {self._run!r} is being written by another training (process {self._lock.read() or '?'}): "
+                    "wait for it, stop it, or give this training another run name"
+                )
+        self._lock.sign(str(os.getpid()))

@@ -1,0 +1,289 @@
+"""Store: the folder that holds runs. It joins objects, manifests and index, and answers for all of them."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from datetime import datetime, timezone
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from ckpt_tracker import manifest as manifests
+from ckpt_tracker.checkpoint import Checkpoint
+from ckpt_tracker.environment import describe
+from ckpt_tracker.errors import (
+    CheckpointNotFound,
+    CkptTrackerError,
+    Damaged,
+    InvalidOption,
+    StoreReadOnly,
+)
+from ckpt_tracker.events import EventLog
+from ckpt_tracker.filesystem import StoreLock, make_folder, write_durably
+from ckpt_tracker.index import Index
+from ckpt_tracker.jsonfile import plain, seal
+from ckpt_tracker.layout import Layout
+from ckpt_tracker.objects import ObjectFolder
+from ckpt_tracker.reclaim import Reclaimer
+from ckpt_tracker.records import CheckpointRecord, Plan, RunRecord, VerifyReport
+from ckpt_tracker.run import Run
+from ckpt_tracker.selection import Reference, check_run_name, nearest
+from ckpt_tracker.selection import parse as parse_reference
+from ckpt_tracker.verification import Progress, verify_runs
+
+if TYPE_CHECKING:
+    from ckpt_tracker.retention import Retention
+
+_log = logging.getLogger("ckpt_tracker")
+
+
+class Store:
+    """A folder of runs: `path`, else `$CKPT_TRACKER_STORE`, else `./checkpoints`.
+
+    It is made where there is none, unless `create=False`. A store that can't be written opens read-only.
+    Raises StoreNotFound, NotAStore, FormatTooNew, Damaged.
+    """
+
+    def __init__(self, path: str | os.PathLike[str] | None = None, *, create: bool = True) -> None:
+        chosen = path or os.environ.get("CKPT_TRACKER_STORE") or "checkpoints"
+        self.path = Path(chosen).expanduser().absolute()
+        self.layout = Layout(self.path)
+        self.id: str = self.layout.open(create=create)["id"]
+        self.read_only = not self.layout.writable
+        self.objects = ObjectFolder(self.layout.objects, tmp=self.layout.tmp)
+        self.lock = StoreLock(self.layout.locks)
+        self.index = Index(self.layout.index_file(), fill=self._catch_up)
+        self._reclaimer = Reclaimer(self.layout, self.objects, self.lock)
+        self._runs: dict[str, Run] = {}
+        self._catch_up(self.index)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except CkptTrackerError as failed:
+            if error is None:
+                raise
+            # the block's own error is what the user must see
+            _log.warning("%s", failed)
+
+    def __repr__(self) -> str:
+        return f"<Store {self.path}>"
+
+    def close(self) -> None:
+        """Waits until all that was saved through this store is durable. Raises, once, a save's error."""
+        try:
+            for run in list(self._runs.values()):
+                run.close()
+        finally:
+            self.index.close()
+
+    # -- runs and checkpoints --------------------------------------------------------------------------------
+
+    def run(self, name: str, config: Mapping[str, Any] | None = None, *, unnamed: bool = False) -> Run:
+        """Opens the run of that name, or starts it with `config`. Raises InvalidOption for a name that can't be one.
+
+        What JSON can't hold of the config is recorded as text.
+        """
+        check_run_name(name)
+        if not (self.layout.run(name) / "run.json").exists():
+            self._start_run(name, config or {}, unnamed=unnamed)
+        return self._runs.setdefault(name, Run(self, name))
+
+    def runs(self) -> list[Run]:
+        """All runs, oldest first."""
+        return [self._runs.setdefault(each.name, Run(self, each.name)) for each in self.index.runs()]
+
+    def find_run(self, name: str) -> Run:
+        """The run of that name. Raises CheckpointNotFound, naming the nearest, where there is none."""
+        if self.index.run(name) is None:
+            hint = nearest(name, (each.name for each in self.index.runs()))
+            raise CheckpointNotFound(f"there is no run {name!r} in {self.path}{hint}")
+        return self._runs.setdefault(name, Run(self, name))
+
+    def __getitem__(self, reference: str) -> Checkpoint:
+        """The checkpoint that a reference means. Raises CheckpointNotFound, InvalidOption."""
+        wanted = parse_reference(reference)
+        run = self.find_run(wanted.run)
+        run._drain()
+        if wanted.by == "best":
+            monitor = wanted.monitor
+            return run.best(monitor.metric, monitor.mode) if monitor else run.best()
+        version = self._version(wanted)
+        record = None if version is None else self.index.checkpoint(run.name, version)
+        if record is None:
+            raise CheckpointNotFound(self._missing(reference, wanted))
+        return self.checkpoint(record)
+
+    def checkpoint(self, record: CheckpointRecord) -> Checkpoint:
+        """A record as a checkpoint that can be loaded."""
+        return Checkpoint(record, layout=self.layout, objects=self.objects)
+
+    def run_record(self, name: str) -> RunRecord:
+        """What the run's files say: `run.json` and the events."""
+        path = self.layout.run(name) / "run.json"
+        state = EventLog(self.layout.run(name) / "events.jsonl").state()
+        try:
+            record = _run_from_json(manifests.open_document(path.read_bytes(), name=str(path)))
+        except (Damaged, FileNotFoundError) as error:
+            _log.warning("the config of run %s is lost: %s", name, error)
+            record = RunRecord(name, datetime.fromtimestamp(0, timezone.utc))
+        tags = dict(sorted(state.tags.items()))
+        return replace(record, finished=state.finished, monitor=state.monitor, tags=tags)
+
+    def record_event(self, run: str, event: str, **details: Any) -> None:
+        """Appends to the run's events, durably, and brings the index up to date."""
+        if self.read_only:
+            raise StoreReadOnly(f"the store {self.path} can't be written: check its permissions")
+        EventLog(self.layout.run(run) / "events.jsonl").append(event, **details)
+        self.index.put_run(self.run_record(run))
+
+    # -- keeping and checking --------------------------------------------------------------------------------
+
+    def plan(
+        self,
+        keep: Retention | str,
+        *,
+        runs: Iterable[str] | None = None,
+        now: datetime | None = None,
+    ) -> Plan:
+        """What `keep` decides for each run (all, unless named), with reasons. Nothing is deleted."""
+        from ckpt_tracker import retention
+
+        policy = retention.parse(keep) if isinstance(keep, str) else keep
+        moment = now or datetime.now(timezone.utc)
+        names = [run.name for run in self.index.runs()] if runs is None else list(runs)
+        decisions = [
+            decision
+            for name in names
+            for decision in retention.decide(
+                policy.bound_to(self.run_record(name).monitor),
+                self.index.checkpoints(name),
+                now=moment,
+            )
+        ]
+        plan = Plan(tuple(decisions))
+        removed = [(each.run, each.version) for each in plan.removed]
+        return replace(plan, freed_bytes=self._reclaimer.freed_by(removed))
+
+    def apply(self, plan: Plan) -> None:
+        """Moves what the plan doesn't keep to the trash; `gc` frees its space a day later.
+
+        Raises InvalidOption when it would leave a run without any checkpoint: nothing is moved then.
+        """
+        runs = {each.checkpoint.run for each in plan.decisions}
+        removed = {run: [each.version for each in plan.removed if each.run == run] for run in runs}
+        for run, versions in removed.items():
+            if set(manifests.versions(self.layout.manifests(run))) <= set(versions):
+                raise InvalidOption(f"the plan would leave run {run!r} without any checkpoint: keep one at least")
+        for run, versions in sorted(removed.items()):
+            if versions:
+                self._reclaimer.trash(run, versions)
+                self.index.remove(run, versions)
+
+    def evict(self, plan: Plan) -> int:
+        """Deletes what a tracker's plan doesn't keep, at once and for good; returns the bytes freed."""
+        freed = 0
+        for run in sorted({each.run for each in plan.removed}):
+            decisions = [each for each in plan.decisions if each.checkpoint.run == run]
+            freed += self._reclaimer.evict(run, decisions)
+            self.index.remove(run, [each.version for each in plan.removed if each.run == run])
+        return freed
+
+    def gc(self) -> int:
+        """Deletes objects that no checkpoint needs, what interrupted saves left, and old trash; returns bytes freed."""
+        return self._reclaimer.collect()
+
+    def verify(
+        self, *, deep: bool = False, runs: Iterable[str] | None = None, progress: Progress | None = None
+    ) -> VerifyReport:
+        """Checks every manifest and the sizes of all objects; with `deep` every byte. Changes nothing."""
+        names = self.layout.run_names() if runs is None else runs
+        return verify_runs(self.layout, self.objects, names, deep=deep, progress=progress)
+
+    # -- the index -------------------------------------------------------------------------------------------
+
+    def _catch_up(self, index: Index) -> None:
+        """Makes the index say what the manifests and events say."""
+        known = index.versions()
+        runs = {run.name: run for run in index.runs()}
+        for name in self.layout.run_names():
+            record = self.run_record(name)
+            if runs.pop(name, None) != record:
+                index.put_run(record)
+            on_disk = set(manifests.versions(self.layout.manifests(name)))
+            indexed = known.get(name, set())
+            if indexed - on_disk:
+                index.remove(name, indexed - on_disk)
+            if on_disk - indexed:
+                index.put(self._readable(name, sorted(on_disk - indexed)))
+        for name in runs:
+            index.remove_run(name)
+
+    def _readable(self, run: str, versions: Iterable[int]) -> list[CheckpointRecord]:
+        found = []
+        for version in versions:
+            try:
+                found.append(manifests.read(self.layout.manifests(run), version, run=run).record)
+            except CkptTrackerError as error:
+                _log.warning("%s@v%d is left out: %s", run, version, error)
+        return found
+
+    def _version(self, wanted: Reference) -> int | None:
+        if wanted.by == "version":
+            return wanted.number
+        if wanted.by == "tag":
+            return self.run_record(wanted.run).tags.get(wanted.tag or "")
+        if wanted.by == "last":
+            return self.index.last(wanted.run)
+        if wanted.by == "epoch":
+            return self.index.at(wanted.run, epoch=wanted.number)
+        return self.index.at(wanted.run, step=wanted.number)
+
+    def _missing(self, reference: str, wanted: Reference) -> str:
+        records = self.index.checkpoints(wanted.run)
+        if not records:
+            return f"{reference!r} matches nothing: run {wanted.run!r} has no checkpoints yet"
+        known = [f"v{each.version}" for each in records]
+        if wanted.by in ("epoch", "step"):
+            numbers = sorted({getattr(each, wanted.by) for each in records} - {None})
+            known = [f"{wanted.by}:{number}" for number in numbers]
+        elif wanted.by == "tag":
+            known = ["last", "best", *self.run_record(wanted.run).tags, *known]
+        text = reference.partition("@")[2]
+        return f"{reference!r} matches no checkpoint{nearest(text, known)}"
+
+    def _start_run(self, name: str, config: Mapping[str, Any], *, unnamed: bool) -> None:
+        if self.read_only:
+            raise StoreReadOnly(f"run {name!r} can't be started: the store {self.path} can't be written")
+        make_folder(self.layout.manifests(name))
+        document = {
+            "format": manifests.FORMAT,
+            "name": name,
+            "created_at": datetime.now(timezone.utc).isoformat(),
+            "config": plain(dict(config)),
+            "environment": describe(),
+            "unnamed": unnamed,
+        }
+        write_durably(self.layout.run(name) / "run.json", seal(document), tmp=self.layout.tmp)
+        self.index.put_run(self.run_record(name))
+
+
+def _run_from_json(document: Mapping[str, Any]) -> RunRecord:
+    return RunRecord(
+        name=document["name"],
+        created_at=datetime.fromisoformat(document["created_at"]),
+        config=document["config"],
+        environment=document["environment"],
+        unnamed=document["unnamed"],
+    )

@@ -1,0 +1,358 @@
+"""Tracker: what every training loop needs and no framework knows of: a run, triggers, retention, and where to resume.
+
+    tracker = Tracker("checkpoints", "mnist", monitor="val_loss", mode="min")
+    resumed = tracker.begin()                   # the checkpoint to continue from, or None
+    state = tracker.take_state()                # its state, to put into the loop's objects
+    reason = tracker.due(epoch=0, step=118)     # at each consistent point
+    tracker.save({"model": ...}, epoch=0, step=118, metrics={"val_loss": 0.4}, reason=reason)
+    tracker.close(finished=True)
+
+The integrations' `CheckpointTracker`s hold one of these each.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any, Literal
+
+from ckpt_tracker import resuming
+from ckpt_tracker.checkpoint import Checkpoint
+from ckpt_tracker.errors import CheckpointWarning, CkptTrackerError, InvalidOption, RunBusy
+from ckpt_tracker.records import CheckpointRecord, Mode, Plan
+from ckpt_tracker.retention import Best, Last, Retention, decide
+from ckpt_tracker.retention import parse as parse_retention
+from ckpt_tracker.run import Run, as_number
+from ckpt_tracker.run_writer import Capture
+from ckpt_tracker.selection import check_monitor, check_run_name
+from ckpt_tracker.store import Store
+from ckpt_tracker.triggers import Schedule
+from ckpt_tracker.triggers import parse as parse_triggers
+
+OnError = Literal["raise", "warn"]
+_CLOSE_SECONDS = 600.0
+
+
+class Tracker:
+    """One training's hold on one run. The keywords are those of every `CheckpointTracker`.
+
+    Making it checks the options and touches no disk. Raises InvalidOption.
+    """
+
+    _active: dict[tuple[str, str], Tracker] = {}
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | Store | None = None,
+        run: str | None = None,
+        *,
+        monitor: str | None = None,
+        mode: Mode | None = None,
+        every: str | Sequence[str] = "1 epoch",
+        keep: Retention | str | None = None,
+        resume: str = "auto",
+        config: Mapping[str, Any] | None = None,
+        on_error: OnError = "raise",
+    ) -> None:
+        self.monitor = check_monitor(monitor, mode)
+        self.schedule = Schedule(parse_triggers(every))
+        self.keep = _retention(keep, monitored=self.monitor is not None).bound_to(self.monitor)
+        if run is not None:
+            check_run_name(run)
+        resuming.check(resume, monitored=self.monitor is not None)
+        if on_error not in ("raise", "warn"):
+            raise InvalidOption(f"on_error={on_error!r}: expected 'raise' or 'warn'")
+        self.resumed_from: Checkpoint | None = None
+        self.entered = False
+        """Held by a `with` block: another tracker of this thread must not take the run over."""
+        self._given_store = store
+        self._given_run = run
+        self._name = run
+        self._resume = resume
+        self._config = dict(config or {})
+        self._on_error = on_error
+        self._state: dict[str, Any] | None = None
+        self._store: Store | None = None
+        self._run: Run | None = None
+        self._thread = 0
+        self._begun = False
+        self._warned: set[str] = set()
+        self._newest: Checkpoint | None = None
+
+    # -- from begin to close ---------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> bool:
+        """Between `begin` and `close`."""
+        return self._run is not None
+
+    @property
+    def store(self) -> Store:
+        """The store; opened when first asked for."""
+        if self._store is None:
+            given = self._given_store
+            self._store = given if isinstance(given, Store) else Store(given)
+        return self._store
+
+    @property
+    def run(self) -> Run:
+        """The run; named and started when first asked for."""
+        if self._run is None:
+            if self._name is None:
+                self._name = resuming.fresh_name()
+            return self.store.run(self._name, self._config, unnamed=self._given_run is None)
+        return self._run
+
+    def begin(self, *, config: Mapping[str, Any] | None = None) -> Checkpoint | None:
+        """Takes the run, and returns the checkpoint to continue from, with its state read and verified; or None.
+
+        A tracker resumes once: begun again after `close`, it goes on recording and returns None.
+        Raises RunBusy when another training has the run, CheckpointNotFound, Damaged, StoreReadOnly.
+        """
+        if self.active:
+            return None
+        self._config = {**(config or {}), **self._config}
+        if self._given_run is None and self._name is None:
+            resuming.mention_interrupted(self.store)
+        run = self.run
+        self._take_over(run)
+        run.writer()
+        self._run, self._thread = run, threading.get_ident()
+        Tracker._active[self._key(run)] = self
+        resumed: Checkpoint | None = None
+        if not self._begun:
+            try:
+                resumed, self._state = resuming.choose(self.store, run, self._resume, self.monitor)
+            except BaseException:
+                self._release()
+                raise
+            self.resumed_from = resumed
+            run.continue_from(resumed)
+        self._begun = True
+        self.schedule.start(step=resumed.step or 0 if resumed else 0)
+        self._record_start(run, resumed)
+        return resumed
+
+    def take_state(self) -> dict[str, Any]:
+        """The state of `resumed_from`, handed over once. Empty where there is nothing to restore."""
+        state, self._state = self._state, None
+        return state or {}
+
+    def due(self, *, epoch: int | None = None, step: int | None = None) -> str | None:
+        """Why a checkpoint is due here, or None. Give `epoch`, the 0-based epoch that has ended, at an epoch's end only."""
+        return self.schedule.due(epoch=epoch, step=step)
+
+    def save(
+        self,
+        state: Mapping[str, object],
+        *,
+        epoch: int | None,
+        step: int | None,
+        metrics: Mapping[str, Any] | None,
+        reason: str | None = None,
+    ) -> Checkpoint | None:
+        """Captures the state, writes it in the background, and lets retention work once it is durable.
+
+        None where an earlier save's error was turned into a warning and this one could not be taken either.
+        """
+        capture = self.capture(state)
+        if capture is None:
+            return None
+        return self.submit(capture, epoch=epoch, step=step, metrics=metrics, reason=reason)
+
+    def capture(self, state: Mapping[str, object]) -> Capture | None:
+        """The first half of `save`: the state may change when it returns."""
+        self._facing_errors(self.run.writer().raise_pending)
+        return self.run.capture(state)
+
+    def discard(self, capture: Capture) -> None:
+        """Forgets a capture."""
+        self.run.discard(capture)
+
+    def submit(
+        self,
+        capture: Capture,
+        *,
+        epoch: int | None,
+        step: int | None,
+        metrics: Mapping[str, Any] | None,
+        reason: str | None = None,
+    ) -> Checkpoint:
+        """The second half of `save`. `metrics` is None inside an epoch, where none are expected."""
+        numbers = self._numbers(metrics or {})
+        if self.monitor and metrics is not None and self.monitor.metric not in numbers:
+            self._warn_once(
+                f"metric:{self.monitor.metric}",
+                f"the monitored metric {self.monitor.metric!r} is missing (there are: {', '.join(sorted(numbers)) or 'none'}): "
+                "such checkpoints are kept, and not ranked",
+            )
+        self.schedule.saved(step=step)
+        self._newest = self.run.submit(
+            capture, epoch=epoch, step=step, metrics=numbers, reason=reason, then=self._retain
+        )
+        return self._newest
+
+    def close(self, *, finished: bool = False, error: BaseException | None = None) -> None:
+        """Waits until everything is durable and gives the run back. Idempotent; `begin` may follow.
+
+        Raises, once, a background save's error; not over the training's own `error`, which gets it as a note.
+        With on_error="warn" it still raises when the newest checkpoint is not durable.
+        """
+        run = self._run
+        if run is None:
+            return
+        try:
+            run.writer().drain()
+            if self._on_error == "warn" and self._newest is not None and error is None:
+                self._newest.wait(_CLOSE_SECONDS)
+            if finished:
+                self.store.record_event(run.name, "finish")
+            self._facing_errors(run.writer().raise_pending)
+        except CkptTrackerError as failed:
+            if error is None:
+                raise
+            _add_note(error, f"ckpt_tracker: {failed}")
+        finally:
+            self._release()
+
+    # -- behind ----------------------------------------------------------------------------------------------
+
+    def _release(self) -> None:
+        run, self._run = self._run, None
+        if run is None:
+            return
+        Tracker._active.pop(self._key(run), None)
+        try:
+            run.close(_CLOSE_SECONDS)
+        finally:
+            if self._store is not None and self._store is not self._given_store:
+                self._store.index.close()
+
+    def _take_over(self, run: Run) -> None:
+        """An interrupted notebook cell leaves its tracker open; the same thread starting anew means it is done with."""
+        other = Tracker._active.get(self._key(run))
+        if other is None or other is self:
+            return
+        if other.entered or other._thread != threading.get_ident():
+            raise RunBusy(
+                f"run {run.name!r} is being written by another tracker of this process: close that one first, "
+                "or give this training another run name"
+            )
+        other.close()
+
+    def _key(self, run: Run) -> tuple[str, str]:
+        return (str(self.store.path), run.name)
+
+    def _record_start(self, run: Run, resumed: Checkpoint | None) -> None:
+        from ckpt_tracker.jsonfile import plain
+
+        monitor = self.monitor
+        self.store.record_event(
+            run.name,
+            "start",
+            resumed_from=resumed.ref if resumed else None,
+            monitor=monitor.metric if monitor else None,
+            mode=monitor.mode if monitor else None,
+            config=plain(self._config),
+        )
+
+    def _retain(self, newest: CheckpointRecord) -> None:
+        """Runs in the background once `newest` is durable: it is always kept, or there would be nothing to resume from."""
+        records = self.store.index.checkpoints(newest.run)
+        decisions = tuple(
+            replace(each, keep=True, reasons=(*each.reasons, "newest"))
+            if each.checkpoint.version >= newest.version
+            else each
+            for each in decide(self.keep, records, now=datetime.now(timezone.utc))
+        )
+        self.store.evict(Plan(decisions))
+
+    def _numbers(self, metrics: Mapping[str, Any]) -> dict[str, float]:
+        numbers = {}
+        for name, value in metrics.items():
+            try:
+                numbers[str(name)] = as_number(value)
+            except (TypeError, ValueError, RuntimeError):
+                self._warn_once(f"value:{name}", f"metric {name!r} is {value!r}, which is no number: left out")
+        return numbers
+
+    def _facing_errors(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except CkptTrackerError as error:
+            if self._on_error == "raise":
+                raise
+            warnings.warn(f"a checkpoint was not saved: {error}", CheckpointWarning, stacklevel=4)
+
+    def _warn_once(self, key: str, message: str) -> None:
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(message, CheckpointWarning, stacklevel=4)
+
+
+class TrackerCallback:
+    """What a framework's callback adds to be a `CheckpointTracker`: the keywords, and a look at the run.
+
+    Mixed in before the framework's own class, whose constructor gets the keywords that are not ours.
+    """
+
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | Store | None = None,
+        run: str | None = None,
+        *,
+        monitor: str | None = None,
+        mode: Mode | None = None,
+        every: str | Sequence[str] = "1 epoch",
+        keep: Retention | str | None = None,
+        resume: str = "auto",
+        config: Mapping[str, Any] | None = None,
+        on_error: OnError = "raise",
+    ) -> None:
+        self._tracker = Tracker(
+            store,
+            run,
+            monitor=monitor,
+            mode=mode,
+            every=every,
+            keep=keep,
+            resume=resume,
+            config=config,
+            on_error=on_error,
+        )
+        super().__init__()
+
+    @property
+    def store(self) -> Store:
+        """The store; opened when first asked for."""
+        return self._tracker.store
+
+    @property
+    def run(self) -> Run:
+        """The run; started when first asked for."""
+        return self._tracker.run
+
+    @property
+    def resumed_from(self) -> Checkpoint | None:
+        """The checkpoint that the training continued from, or None."""
+        return self._tracker.resumed_from
+
+    def close(self) -> None:
+        """Waits until everything saved is durable, and gives the run back."""
+        self._tracker.close()
+
+
+def _retention(keep: Retention | str | None, *, monitored: bool) -> Retention:
+    if keep is None:
+        return Last(2) | Best(1) if monitored else Last(3)
+    return parse_retention(keep) if isinstance(keep, str) else keep
+
+
+def _add_note(error: BaseException, note: str) -> None:
+    """`add_note` came with Python 3.11."""
+    notes = getattr(error, "__notes__", [])
+    error.__notes__ = [*notes, note]
