@@ -1,6 +1,6 @@
 """JSON forms of Python's containers, each with its way back beside it.
 
-Order matters where Python's own equality says so (lists, OrderedDict, the pairs of a dict with other keys than strings);
+Order matters where Python's own equality says so (lists, OrderedDict, the pairs of a dict whose keys are no strings);
 a set is sorted, because the digest needs an order and sets have none.
 """
 
@@ -115,8 +115,8 @@ def _dataclass_fields(value: Any) -> dict[str, object]:
 
 
 def _decode_dataclass(decoder: Decoder, body: Json) -> Any:
-    cls = class_named(body[0], base=object)
-    if not dataclasses.is_dataclass(cls):
+    cls: Any = class_named(body[0], base=object)
+    if not hasattr(cls, "__dataclass_fields__"):
         raise Damaged(f"{body[0]} is not a dataclass")
     instance = object.__new__(cls)
     for name, value in decoder.decode(body[1]).items():

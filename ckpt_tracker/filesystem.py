@@ -13,7 +13,7 @@ import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from ckpt_tracker.errors import StoreFull
 
@@ -122,7 +122,7 @@ class FileLock:
     A forked child closes its copy of the descriptor: it would keep the lock after the parent's death otherwise.
     """
 
-    _held: weakref.WeakSet[FileLock] = weakref.WeakSet()
+    _held: ClassVar[weakref.WeakSet[FileLock]] = weakref.WeakSet()
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -206,7 +206,7 @@ class StoreLock:
 
     @contextlib.contextmanager
     def sweeping(self, *, wait: bool = True) -> Iterator[bool]:
-        """Alone: no save is under way while inside. Yields False, without the lock, when others hold it and `wait` is False."""
+        """Alone: no save is under way while inside. With `wait=False`, yields False when others hold the lock."""
         turnstile, lock = self._locks()
         inside = turnstile.acquire(wait=wait) and lock.acquire(wait=wait)
         try:

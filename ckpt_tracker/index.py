@@ -253,8 +253,9 @@ def _immediate(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
-        connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:
+        # SQLite may have ended the transaction itself
+        with contextlib.suppress(sqlite3.OperationalError):
             connection.execute("ROLLBACK")
         raise
+    connection.execute("COMMIT")

@@ -19,8 +19,10 @@ from typing import Any
 from ckpt_tracker.errors import Damaged, StateMismatch
 
 _KNOWN_PACKAGES = frozenset(
-    ("accelerate", "collections", "keras", "lightning", "lightning_fabric", "numpy", "peft")
-    + ("pytorch_lightning", "torch", "torchmetrics", "transformers")
+    (
+        *("accelerate", "collections", "keras", "lightning", "lightning_fabric", "numpy", "peft"),
+        *("pytorch_lightning", "torch", "torchmetrics", "transformers"),
+    )
 )
 _INT64 = range(-(2**63), 2**64)
 
@@ -73,14 +75,14 @@ def class_named(name: str, *, base: type) -> Any:
     return found
 
 
-def _encode_plain(value: object) -> Any:
+def _encode_plain(value: Any) -> Any:
     kind = type(value)
     if kind is str:
-        return _encode_str(value)  # type: ignore[arg-type]
+        return _encode_str(value)
     if kind is int:
-        return value if value in _INT64 else {"$int": hex(value)}  # type: ignore[operator,call-overload]
+        return value if value in _INT64 else {"$int": hex(value)}
     if kind is float:
-        return value if math.isfinite(value) else {"$float": str(value)}  # type: ignore[arg-type]
+        return value if math.isfinite(value) else {"$float": str(value)}
     encode = _ENCODERS.get(kind)
     return None if encode is None else encode(value)
 

@@ -146,7 +146,7 @@ class ObjectWriter:
         }
 
     def write(self, specs: Sequence[TensorSpec], data: Sequence[Bytes]) -> WrittenTensors:
-        """Durable when it returns. Call it with the store's lock held for writing, up to the publishing of the manifest."""
+        """Durable when it returns. The store's lock is held for writing from before it to the manifest's publishing."""
         started = time.perf_counter()
         try:
             hashes = [blake3(memoryview(each)).hexdigest() for each in data]

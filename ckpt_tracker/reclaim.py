@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ class Reclaimer:
         self._layout = layout
         self._objects = objects
         self._lock = lock
+        self._evicting = threading.Lock()
         self._postponed: set[str] = set()
         self._seen: dict[Path, tuple[tuple[int, int], frozenset[str]]] = {}
 
@@ -43,17 +45,18 @@ class Reclaimer:
         versions = [each.checkpoint.version for each in decisions if not each.keep]
         if not versions:
             return 0
-        self._postponed |= self._objects_of(run, versions)
-        self._log_of(run).append("evict", versions=versions, reason="retention")
-        folder = self._layout.manifests(run)
-        for version in versions:
-            (folder / manifests.file_name(version)).unlink(missing_ok=True)
-        sync_path(folder)
-        with self._lock.sweeping(wait=False) as alone:
-            return self._free(self._postponed) if alone else 0
+        with self._evicting:
+            self._postponed |= self._objects_of(run, versions)
+            self._log_of(run).append("evict", versions=versions, reason="retention")
+            folder = self._layout.manifests(run)
+            for version in versions:
+                (folder / manifests.file_name(version)).unlink(missing_ok=True)
+            sync_path(folder)
+            with self._lock.sweeping(wait=False) as alone:
+                return self._free(self._postponed) if alone else 0
 
     def trash(self, run: str, versions: Sequence[int]) -> None:
-        """Moves checkpoints to the trash: their objects stay until the trash is emptied, a day later at the earliest."""
+        """Moves checkpoints to the trash: their objects stay until it is emptied, a day later at the earliest."""
         self._log_of(run).append("remove", versions=list(versions))
         source, target = self._layout.manifests(run), self._layout.trash / run
         make_folder(target)

@@ -23,7 +23,7 @@ _WORDS = ("auto", "last", "best", "never")
 Resumed = tuple[Checkpoint | None, dict[str, Any] | None]
 
 
-def check(resume: str, *, monitored: bool) -> None:
+def check(resume: Any, *, monitored: bool) -> None:
     """Raises InvalidOption for a `resume=` that can mean nothing."""
     if resume == "best" and not monitored:
         raise InvalidOption("resume='best' needs monitor and mode, which say what best is")

@@ -30,7 +30,7 @@ class Retention:
     """What to keep of a run's checkpoints."""
 
     def keeps(self, records: Sequence[CheckpointRecord], *, now: datetime) -> list[Reasons]:
-        """For each policy of the union, the versions it keeps of one run's `records` (oldest first), with the reason."""
+        """For each policy of the union, which of one run's `records` (oldest first) it keeps, with the reason."""
         raise NotImplementedError
 
     def bound_to(self, monitor: Monitor | None) -> Retention:
@@ -72,8 +72,8 @@ class Last(Retention):
 class Best(Retention):
     """The best `count` checkpoints by a metric (a tracker's own, where none is named); of equal ones the earlier.
 
-    NaN and infinities never win. Checkpoints that lack the metric might be the best: the newest `count` of them are kept
-    as `not ranked`, which is bounded, so that a misspelt metric neither fills the disk nor empties it.
+    NaN and infinities never win. Checkpoints that lack the metric might be the best: the newest `count` of them are
+    kept as `not ranked`, so that a misspelt metric neither fills the disk nor empties it.
     """
 
     count: int
@@ -141,7 +141,7 @@ class Every(Retention):
 
 @dataclass(frozen=True)
 class Within(Retention):
-    """All checkpoints of the last `hours` and `days`; with `one_per` only the newest of each hour, day or week (UTC)."""
+    """All checkpoints of the last `hours` and `days`; with `one_per` the newest of each hour, day or week (UTC)."""
 
     hours: float = 0
     days: float = 0
@@ -201,13 +201,13 @@ def _parse_part(word: str) -> Retention:
             case "best", [count]:
                 return Best(int(count))
             case "best", [count, *metric, "min" | "max" as mode] if metric:
-                return Best(int(count), ":".join(metric), mode)  # type: ignore[arg-type]
+                return Best(int(count), ":".join(metric), mode)
             case "every", [span]:
                 return _every(span)
             case "within", [span]:
                 return _within(span, None)
             case "within", [span, "hour" | "day" | "week" as one_per]:
-                return _within(span, one_per)  # type: ignore[arg-type]
+                return _within(span, one_per)
             case "tagged", []:
                 return Tagged()
     except ValueError as error:

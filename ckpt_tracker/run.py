@@ -176,12 +176,15 @@ def as_number(value: Any) -> float:
     return float(value.item() if hasattr(value, "item") else value)
 
 
-def _check_sections(state: Mapping[str, object]) -> None:
-    if not isinstance(state, Mapping) or not all(isinstance(name, str) and name.isidentifier() for name in state):
-        raise InvalidOption(
-            "a state is a dict of named sections, such as {'model': ..., 'optimizer': ...}; "
-            f"found {type(state).__name__} {list(state)[:5] if isinstance(state, Mapping) else ''}"
-        )
+def _check_sections(state: Any) -> None:
+    if not isinstance(state, Mapping):
+        found = f"a {type(state).__name__}"
+    else:
+        odd = [name for name in state if not (isinstance(name, str) and name.isidentifier())]
+        if not odd:
+            return
+        found = f"sections named {', '.join(map(repr, odd[:5]))}"
+    raise InvalidOption(f"a state is a dict of named sections, {{'model': ..., 'optimizer': ...}}; found {found}")
 
 
 def _no_best(run: str, monitor: Monitor, known: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""References: which checkpoint is meant. `RUN`, `RUN@last`, `RUN@best:val_loss:min`, `RUN@v12`, `RUN@epoch:3`, `RUN@TAG`."""
+"""References: which checkpoint is meant. `RUN`, `RUN@last`, `RUN@best:val_loss:min`, `RUN@v12`, `RUN@TAG`, …"""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def check_tag(tag: str) -> None:
 
 
 def check_monitor(metric: str | None, mode: str | None) -> Monitor | None:
-    """The monitor that the two keywords mean. Raises InvalidOption for one without the other: no guess from the name."""
+    """The monitor the two keywords mean. Raises InvalidOption for one without the other: no guess from the name."""
     if metric is None and mode is None:
         return None
     if metric is None:

@@ -1,7 +1,7 @@
 """Capture: the state's tensors are copied into one reused, page-aligned buffer before the loop can change them.
 
 The first touch of fresh memory costs about four times the copy itself (page faults), so the buffer is kept from
-save to save. It is free again once the background writer has made its tensors durable; a capture that comes earlier waits.
+save to save. It is free again once the background writer has made its tensors durable; an earlier capture waits.
 """
 
 from __future__ import annotations

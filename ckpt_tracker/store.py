@@ -35,6 +35,8 @@ from ckpt_tracker.selection import parse as parse_reference
 from ckpt_tracker.verification import Progress, verify_runs
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from ckpt_tracker.retention import Retention
 
 _log = logging.getLogger("ckpt_tracker")
@@ -60,7 +62,7 @@ class Store:
         self._runs: dict[str, Run] = {}
         self._catch_up(self.index)
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ckpt_tracker import resuming
 from ckpt_tracker.checkpoint import Checkpoint
@@ -43,7 +43,7 @@ class Tracker:
     Making it checks the options and touches no disk. Raises InvalidOption.
     """
 
-    _active: dict[tuple[str, str], Tracker] = {}
+    _active: ClassVar[dict[tuple[str, str], Tracker]] = {}
 
     def __init__(
         self,
@@ -143,7 +143,7 @@ class Tracker:
         return state or {}
 
     def due(self, *, epoch: int | None = None, step: int | None = None) -> str | None:
-        """Why a checkpoint is due here, or None. Give `epoch`, the 0-based epoch that has ended, at an epoch's end only."""
+        """Why a checkpoint is due, or None. Give `epoch`, the 0-based epoch that has ended, at an epoch's end only."""
         return self.schedule.due(epoch=epoch, step=step)
 
     def save(
@@ -187,8 +187,8 @@ class Tracker:
         if self.monitor and metrics is not None and self.monitor.metric not in numbers:
             self._warn_once(
                 f"metric:{self.monitor.metric}",
-                f"the monitored metric {self.monitor.metric!r} is missing (there are: {', '.join(sorted(numbers)) or 'none'}): "
-                "such checkpoints are kept, and not ranked",
+                f"the monitored metric {self.monitor.metric!r} is missing "
+                f"(there are: {', '.join(sorted(numbers)) or 'none'}): such checkpoints are kept, and not ranked",
             )
         self.schedule.saved(step=step)
         self._newest = self.run.submit(
@@ -261,7 +261,7 @@ class Tracker:
         )
 
     def _retain(self, newest: CheckpointRecord) -> None:
-        """Runs in the background once `newest` is durable: it is always kept, or there would be nothing to resume from."""
+        """Runs in the background once `newest` is durable, which is always kept: there must be one to resume from."""
         records = self.store.index.checkpoints(newest.run)
         decisions = tuple(
             replace(each, keep=True, reasons=(*each.reasons, "newest"))

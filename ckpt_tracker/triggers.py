@@ -38,7 +38,7 @@ def parse(every: str | Sequence[str]) -> tuple[Trigger, ...]:
 
 
 def _parse_one(text: str) -> Trigger:
-    match = _TEXT.fullmatch(text.strip()) if isinstance(text, str) else None
+    match = _TEXT.fullmatch(str(text).strip())
     if match is None or float(match[1]) <= 0:
         raise InvalidOption(f"every={text!r}: expected for example '1 epoch', '500 steps' or '10 minutes'")
     count, unit = float(match[1]), match[2]
@@ -73,7 +73,7 @@ class Schedule:
         self._saved_at = self._clock()
 
     def due(self, *, epoch: int | None = None, step: int | None = None) -> str | None:
-        """The reason to save now, or None. `epoch`: the 0-based epoch that has just ended; `step`: optimizer steps done."""
+        """The reason to save now, or None. `epoch`: the 0-based epoch that has just ended; `step`: steps done."""
         for trigger in self.triggers:
             if self._is_due(trigger, epoch=epoch, step=step):
                 return str(trigger)

@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from ckpt_tracker.errors import CkptTrackerError, SaveFailed
 
@@ -75,7 +75,7 @@ class BackgroundWriter:
     Jobs that are queued when the interpreter exits are done first.
     """
 
-    _open: weakref.WeakSet[BackgroundWriter] = weakref.WeakSet()
+    _open: ClassVar[weakref.WeakSet[BackgroundWriter]] = weakref.WeakSet()
 
     def __init__(self, name: str) -> None:
         self._name = name

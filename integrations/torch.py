@@ -15,7 +15,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import CheckpointWarning, InvalidOption, StateMismatch
@@ -27,6 +27,9 @@ from ckpt_tracker.run import Run
 from ckpt_tracker.run_writer import Capture
 from ckpt_tracker.store import Store
 from ckpt_tracker.tracker import OnError, Tracker
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 Batch = TypeVar("Batch")
 _log = logging.getLogger("ckpt_tracker")
@@ -91,7 +94,7 @@ class CheckpointTracker:
         self._random: dict[str, Any] | None = None
         self._start()
 
-    def __enter__(self) -> CheckpointTracker:
+    def __enter__(self) -> Self:
         self._tracker.entered = True
         return self
 
@@ -145,9 +148,9 @@ class CheckpointTracker:
         self._finished = True
 
     def batches(self, loader: Iterable[Batch]) -> Iterator[Batch]:
-        """The batches of a loader. With it, a step or time trigger may save inside the epoch, and the training goes on there.
+        """The batches of a loader. With it a step or time trigger saves inside the epoch, and resuming goes on there.
 
-        Inside an epoch the position is found by loading the batches before it once more.
+        The position is found by loading the batches before it once more.
         """
         if self._random is not None:
             _random.restore(self._random)
