@@ -31,8 +31,10 @@ def encode_leaf(value: object) -> Any:
     """The JSON form of a leaf. Raises TypeError for what has none."""
     if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, enum.Flag):
+        return {"$flag": [lasting_name(type(value)), hex(value.value)]}
     if isinstance(value, enum.Enum):
-        return {"$enum": [class_name(type(value)), value.name]}
+        return {"$enum": [lasting_name(type(value)), value.name]}
     plain = _encode_plain(value)
     if plain is not None:
         return plain
@@ -57,6 +59,16 @@ def decode_leaf(tag: str, body: Any) -> object:
 def class_name(cls: type) -> str:
     """`module:QualifiedName`."""
     return f"{cls.__module__}:{cls.__qualname__}"
+
+
+def lasting_name(cls: type) -> str:
+    """The name by which `class_named` finds the class again. Raises TypeError where none would."""
+    name = class_name(cls)
+    try:
+        class_named(name, base=object)
+    except StateMismatch:
+        raise TypeError(f"{name} can't be found by its name") from None
+    return name
 
 
 def class_named(name: str, *, base: type) -> Any:
@@ -103,12 +115,18 @@ def _float_text(value: float) -> str:
     return value.hex()
 
 
+def _bounds(*values: object) -> list[object]:
+    if any(value is not None and (type(value) is not int or value not in _INT64) for value in values):
+        raise TypeError
+    return list(values)
+
+
 _ENCODERS: dict[type, Any] = {
     bytes: lambda value: {"$bytes": _base64(value)},
     bytearray: lambda value: {"$bytearray": _base64(bytes(value))},
     complex: lambda value: {"$complex": [_float_text(value.real), _float_text(value.imag)]},
-    range: lambda value: {"$range": [value.start, value.stop, value.step]},
-    slice: lambda value: {"$slice": [value.start, value.stop, value.step]},
+    range: lambda value: {"$range": _bounds(value.start, value.stop, value.step)},
+    slice: lambda value: {"$slice": _bounds(value.start, value.stop, value.step)},
     datetime.datetime: lambda value: {"$datetime": value.isoformat()},
     datetime.date: lambda value: {"$date": value.isoformat()},
     datetime.timedelta: lambda value: {"$timedelta": [value.days, value.seconds, value.microseconds]},
@@ -139,7 +157,14 @@ def _decode_numpy_scalar(body: Any) -> object:
 
     from ckpt_tracker.tensors import numpy_dtype
 
-    return np.frombuffer(base64.b64decode(body[1]), dtype=numpy_dtype(body[0]))[0]
+    dtype, data = numpy_dtype(body[0]), base64.b64decode(body[1])
+    # as an array's element text would lose trailing zeros, and the bytes of an empty one are a zero
+    if dtype.kind == "S":
+        return np.bytes_(data[: dtype.itemsize])
+    if dtype.kind == "U":
+        order = "utf-32-be" if dtype.str[0] == ">" else "utf-32-le"
+        return np.str_(data[: dtype.itemsize].decode(order, "surrogatepass"))
+    return np.frombuffer(data, dtype=dtype)[0]
 
 
 def _decode_numpy_dtype(body: Any) -> object:
@@ -150,6 +175,10 @@ def _decode_numpy_dtype(body: Any) -> object:
 
 def _decode_enum(body: Any) -> object:
     return class_named(body[0], base=enum.Enum)[body[1]]
+
+
+def _decode_flag(body: Any) -> object:
+    return class_named(body[0], base=enum.Flag)(int(body[1], 16))
 
 
 _DECODERS: dict[str, Any] = {
@@ -169,4 +198,5 @@ _DECODERS: dict[str, Any] = {
     "$npscalar": _decode_numpy_scalar,
     "$npdtype": _decode_numpy_dtype,
     "$enum": _decode_enum,
+    "$flag": _decode_flag,
 }

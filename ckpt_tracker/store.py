@@ -12,19 +12,16 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from ckpt_tracker import manifest as manifests
+from ckpt_tracker import run_files
 from ckpt_tracker.checkpoint import Checkpoint
-from ckpt_tracker.environment import describe
 from ckpt_tracker.errors import (
     CheckpointNotFound,
     CkptTrackerError,
-    Damaged,
     InvalidOption,
     StoreReadOnly,
 )
-from ckpt_tracker.events import EventLog
-from ckpt_tracker.filesystem import StoreLock, make_folder, write_durably
+from ckpt_tracker.filesystem import StoreLock
 from ckpt_tracker.index import Index
-from ckpt_tracker.jsonfile import plain, seal
 from ckpt_tracker.layout import Layout
 from ckpt_tracker.objects import ObjectFolder
 from ckpt_tracker.reclaim import Reclaimer
@@ -57,10 +54,10 @@ class Store:
         self.read_only = not self.layout.writable
         self.objects = ObjectFolder(self.layout.objects, tmp=self.layout.tmp)
         self.lock = StoreLock(self.layout.locks)
-        self.index = Index(self.layout.index_file(), fill=self._catch_up)
+        self.index = Index(self.layout.index_file(), fill=self._fill)
         self._reclaimer = Reclaimer(self.layout, self.objects, self.lock)
         self._runs: dict[str, Run] = {}
-        self._catch_up(self.index)
+        self._fill(self.index)
 
     def __enter__(self) -> Self:
         return self
@@ -98,8 +95,11 @@ class Store:
         What JSON can't hold of the config is recorded as text.
         """
         check_run_name(name)
-        if not (self.layout.run(name) / "run.json").exists():
-            self._start_run(name, config or {}, unnamed=unnamed)
+        if not run_files.exists(self.layout, name):
+            if self.read_only:
+                raise StoreReadOnly(f"run {name!r} can't be started: the store {self.path} can't be written")
+            run_files.start(self.layout, name, config or {}, unnamed=unnamed)
+            self.index.put_run(self.run_record(name))
         return self._runs.setdefault(name, Run(self, name))
 
     def runs(self) -> list[Run]:
@@ -133,21 +133,13 @@ class Store:
 
     def run_record(self, name: str) -> RunRecord:
         """What the run's files say: `run.json` and the events."""
-        path = self.layout.run(name) / "run.json"
-        state = EventLog(self.layout.run(name) / "events.jsonl").state()
-        try:
-            record = _run_from_json(manifests.open_document(path.read_bytes(), name=str(path)))
-        except (Damaged, FileNotFoundError) as error:
-            _log.warning("the config of run %s is lost: %s", name, error)
-            record = RunRecord(name, datetime.fromtimestamp(0, timezone.utc))
-        tags = dict(sorted(state.tags.items()))
-        return replace(record, finished=state.finished, monitor=state.monitor, tags=tags)
+        return run_files.read(self.layout, name)
 
     def record_event(self, run: str, event: str, **details: Any) -> None:
         """Appends to the run's events, durably, and brings the index up to date."""
         if self.read_only:
             raise StoreReadOnly(f"the store {self.path} can't be written: check its permissions")
-        EventLog(self.layout.run(run) / "events.jsonl").append(event, **details)
+        run_files.events(self.layout, run).append(event, **details)
         self.index.put_run(self.run_record(run))
 
     # -- keeping and checking --------------------------------------------------------------------------------
@@ -213,33 +205,10 @@ class Store:
         names = self.layout.run_names() if runs is None else runs
         return verify_runs(self.layout, self.objects, names, deep=deep, progress=progress)
 
-    # -- the index -------------------------------------------------------------------------------------------
+    # -- behind ----------------------------------------------------------------------------------------------
 
-    def _catch_up(self, index: Index) -> None:
-        """Makes the index say what the manifests and events say."""
-        known = index.versions()
-        runs = {run.name: run for run in index.runs()}
-        for name in self.layout.run_names():
-            record = self.run_record(name)
-            if runs.pop(name, None) != record:
-                index.put_run(record)
-            on_disk = set(manifests.versions(self.layout.manifests(name)))
-            indexed = known.get(name, set())
-            if indexed - on_disk:
-                index.remove(name, indexed - on_disk)
-            if on_disk - indexed:
-                index.put(self._readable(name, sorted(on_disk - indexed)))
-        for name in runs:
-            index.remove_run(name)
-
-    def _readable(self, run: str, versions: Iterable[int]) -> list[CheckpointRecord]:
-        found = []
-        for version in versions:
-            try:
-                found.append(manifests.read(self.layout.manifests(run), version, run=run).record)
-            except CkptTrackerError as error:
-                _log.warning("%s@v%d is left out: %s", run, version, error)
-        return found
+    def _fill(self, index: Index) -> None:
+        run_files.bring_up_to_date(index, self.layout)
 
     def _version(self, wanted: Reference) -> int | None:
         if wanted.by == "version":
@@ -264,28 +233,3 @@ class Store:
             known = ["last", "best", *self.run_record(wanted.run).tags, *known]
         text = reference.partition("@")[2]
         return f"{reference!r} matches no checkpoint{nearest(text, known)}"
-
-    def _start_run(self, name: str, config: Mapping[str, Any], *, unnamed: bool) -> None:
-        if self.read_only:
-            raise StoreReadOnly(f"run {name!r} can't be started: the store {self.path} can't be written")
-        make_folder(self.layout.manifests(name))
-        document = {
-            "format": manifests.FORMAT,
-            "name": name,
-            "created_at": datetime.now(timezone.utc).isoformat(),
-            "config": plain(dict(config)),
-            "environment": describe(),
-            "unnamed": unnamed,
-        }
-        write_durably(self.layout.run(name) / "run.json", seal(document), tmp=self.layout.tmp)
-        self.index.put_run(self.run_record(name))
-
-
-def _run_from_json(document: Mapping[str, Any]) -> RunRecord:
-    return RunRecord(
-        name=document["name"],
-        created_at=datetime.fromisoformat(document["created_at"]),
-        config=document["config"],
-        environment=document["environment"],
-        unnamed=document["unnamed"],
-    )
