@@ -12,7 +12,6 @@ from ckpt_tracker.records import CheckpointRecord, Parent, VerifyReport
 from ckpt_tracker.selection import nearest
 from ckpt_tracker.tensors import kind_named
 from ckpt_tracker.tree import decode
-from ckpt_tracker.verification import verify_checkpoint
 
 if TYPE_CHECKING:
     from ckpt_tracker.layout import Layout
@@ -150,6 +149,8 @@ class Checkpoint:
 
     def verify(self, *, deep: bool = True) -> VerifyReport:
         """Checks its manifest and its objects: their sizes, and with `deep` every byte."""
+        from ckpt_tracker.verification import verify_checkpoint
+
         self.wait()
         return verify_checkpoint(self._layout, self._objects, self.run, self.version, deep=deep)
 

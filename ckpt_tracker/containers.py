@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import enum
 import types
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from ckpt_tracker.errors import Damaged, UnstorableLeaf
-from ckpt_tracker.leaves import class_name, class_named
+from ckpt_tracker.leaves import class_name, class_named, lasting_name
 
 Json = Any
 _FACTORIES: dict[str, Callable[[], object]] = {each.__name__: each for each in (list, dict, set, int, float, str, bool)}
 _DICT_CLASSES = frozenset(
     f"{package}:AttributeDict" for package in ("lightning.fabric.utilities.data", "lightning_fabric.utilities.data")
 )
+_MORE_THAN_FIELDS = (type, enum.Enum, dict, list, tuple, set, frozenset, str, bytes, int, float)
 
 
 class Encoder(Protocol):
@@ -60,7 +62,7 @@ def form_of(value: object) -> Form | None:
         return DICT_CLASS
     if name == "argparse:Namespace":
         return NAMESPACE
-    if dataclasses.is_dataclass(value):
+    if dataclasses.is_dataclass(value) and not isinstance(value, _MORE_THAN_FIELDS):
         return DATACLASS
     if cls.__module__.split(".")[0] == "omegaconf":
         return OMEGACONF
@@ -105,13 +107,32 @@ def _encode_set(encoder: Encoder, value: Any, path: str) -> Json:
 
 def _encode_fields(fields: Callable[[Any], Mapping[str, object]]) -> Any:
     def encode(encoder: Encoder, value: Any, path: str) -> Json:
-        return [class_name(type(value)), encoder.items(fields(value), path)]
+        try:
+            name = lasting_name(type(value))
+        except TypeError as error:
+            raise UnstorableLeaf(f"{path}: the class {error}: define it at the top of a module") from error
+        return [name, encoder.items(fields(value), path)]
 
     return encode
 
 
 def _dataclass_fields(value: Any) -> dict[str, object]:
-    return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
+    # what __post_init__ and the like have added belongs to it as well
+    return {name: getattr(value, name) for name in (*names, *getattr(value, "__dict__", ()))}
+
+
+def _decode_namedtuple(decoder: Decoder, body: Json) -> Any:
+    cls = class_named(body[0], base=tuple)
+    if not hasattr(cls, "_fields"):
+        raise Damaged(f"{body[0]} is not a named tuple")
+    return cls(**decoder.decode(body[1]))
+
+
+def _decode_dict_class(decoder: Decoder, body: Json) -> Any:
+    if body[0] not in _DICT_CLASSES:
+        raise Damaged(f"{body[0]} is not a dict that is saved as such")
+    return class_named(body[0], base=dict)(decoder.decode(body[1]))
 
 
 def _decode_dataclass(decoder: Decoder, body: Json) -> Any:
@@ -181,16 +202,8 @@ MAPPING_PROXY = Form(
     lambda encoder, value, path: encoder.items(value, path),
     lambda decoder, body: types.MappingProxyType(decoder.decode(body)),
 )
-NAMEDTUPLE = Form(
-    "$namedtuple",
-    _encode_fields(lambda value: value._asdict()),
-    lambda decoder, body: class_named(body[0], base=tuple)(**decoder.decode(body[1])),
-)
-DICT_CLASS = Form(
-    "$dictclass",
-    _encode_fields(dict),
-    lambda decoder, body: class_named(body[0], base=dict)(decoder.decode(body[1])),
-)
+NAMEDTUPLE = Form("$namedtuple", _encode_fields(lambda value: value._asdict()), _decode_namedtuple)
+DICT_CLASS = Form("$dictclass", _encode_fields(dict), _decode_dict_class)
 DATACLASS = Form("$dataclass", _encode_fields(_dataclass_fields), _decode_dataclass)
 OMEGACONF = Form("$omegaconf", _encode_omegaconf, _decode_omegaconf)
 

@@ -49,7 +49,7 @@ def load(data: bytes, *, name: str) -> Json:
         # What is canonical cannot hold a duplicate; only the rest pays for the slow check.
         if orjson.dumps(document) != data:
             json.loads(data, object_pairs_hook=_unique_members)
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # TypeError: nested deeper than orjson writes
         raise Damaged(f"{name} is not the JSON that was written: {error}") from error
     return document
 
@@ -84,13 +84,18 @@ def _unique_members(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
 def plain(value: object) -> Json:
     """A value as plain JSON for people to read: what JSON can't hold becomes its text."""
     if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
+        return {_text(key): plain(each) for key, each in value.items()}
     if isinstance(value, (list, tuple, set, frozenset)):
         return [plain(each) for each in value]
-    if value is None or type(value) in (bool, str):
+    if value is None or type(value) is bool:
         return value
     if type(value) is int and abs(value) < 2**63:
         return value
     if type(value) is float and math.isfinite(value):
         return value
-    return str(value)
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    # file names that are no UTF-8 come as lone surrogates
+    return str(value).encode("utf-8", "backslashreplace").decode()

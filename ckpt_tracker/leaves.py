@@ -45,10 +45,12 @@ def encode_leaf(value: object) -> Any:
 
 
 def decode_leaf(tag: str, body: Any) -> object:
-    """The value of a tagged form. Raises Damaged for an unknown tag."""
+    """The value of a tagged form; torch's own are plain Python where torch is missing. Raises Damaged for an unknown tag."""
     if tag in ("$size", "$dtype", "$device"):
-        from ckpt_tracker.torch_tensors import decode_value
-
+        try:
+            from ckpt_tracker.torch_tensors import decode_value
+        except ImportError:
+            return tuple(body) if tag == "$size" else body
         return decode_value(tag, body)
     decode = _DECODERS.get(tag)
     if decode is None:

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import CheckpointNotFound, InvalidOption, StoreReadOnly
 from ckpt_tracker.records import CheckpointRecord, Mode, Monitor, Parent, Plan, RunRecord
-from ckpt_tracker.run_writer import AfterSave, Capture, RunWriter
 from ckpt_tracker.selection import check_monitor, check_tag
 
 if TYPE_CHECKING:
     from ckpt_tracker.retention import Retention
+    from ckpt_tracker.run_writer import AfterSave, Capture, RunWriter
     from ckpt_tracker.store import Store
 
 
@@ -55,6 +55,7 @@ class Run:
         Raises UnstorableLeaf, RunBusy, InvalidOption; and, once, the error of an earlier save in the background.
         """
         numbers = check_metrics(metrics or {})
+        self.writer().raise_pending()
         capture = self.capture(state)
         return self.submit(capture, epoch=epoch, step=step, metrics=numbers, reason=reason)
 
@@ -99,6 +100,9 @@ class Run:
         if self._writer is None:
             if self._store.read_only:
                 raise StoreReadOnly(f"the store {self._store.path} can't be written: check its permissions")
+            # only what saves pays for loading it
+            from ckpt_tracker.run_writer import RunWriter
+
             self._writer = RunWriter(self._store, self.name)
         return self._writer
 

@@ -5,6 +5,7 @@ The order of a save: capture, objects, manifest (the commit), index, and only th
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
@@ -63,10 +64,9 @@ class RunWriter:
     def capture(self, state: Mapping[str, object]) -> Capture:
         """Copies the state; it may change once this returns. Waits for the save before to be written.
 
-        Raises the error of an earlier save that nobody was told of, UnstorableLeaf for what has no form.
+        Raises UnstorableLeaf for what has no form.
         """
         started = time.perf_counter()
-        self._writer.raise_pending()
         # a capture that is still held would never free the common buffer
         buffer = StagingBuffer() if self._held else self._staging
         captured = buffer.capture(encode(dict(state)))
@@ -112,13 +112,13 @@ class RunWriter:
 
     def _write(self, capture: Capture, record: CheckpointRecord, then: AfterSave | None) -> CheckpointRecord:
         state = capture.state
-        with naming_full_disk(self._store.path), self._store.lock.writing():
-            try:
+        with naming_full_disk(self._store.path), contextlib.ExitStack() as buffer:
+            buffer.callback(capture.buffer.release)
+            with self._store.lock.writing():
                 written = self._objects.write(state.specs, state.data)
-            finally:
-                capture.buffer.release()
-            manifest = self._manifest(state, record, written)
-            manifests.publish(manifest, self._folder, tmp=self._store.layout.tmp)
+                buffer.close()  # the next capture need not wait for the manifest
+                manifest = self._manifest(state, record, written)
+                manifests.publish(manifest, self._folder, tmp=self._store.layout.tmp)
         record = manifest.record
         self.parent = Parent(record.ref, record.digest)
         try:

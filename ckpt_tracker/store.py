@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -24,17 +25,17 @@ from ckpt_tracker.filesystem import StoreLock
 from ckpt_tracker.index import Index
 from ckpt_tracker.layout import Layout
 from ckpt_tracker.objects import ObjectFolder
-from ckpt_tracker.reclaim import Reclaimer
 from ckpt_tracker.records import CheckpointRecord, Plan, RunRecord, VerifyReport
 from ckpt_tracker.run import Run
 from ckpt_tracker.selection import Reference, check_run_name, nearest
 from ckpt_tracker.selection import parse as parse_reference
-from ckpt_tracker.verification import Progress, verify_runs
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ckpt_tracker.reclaim import Reclaimer
     from ckpt_tracker.retention import Retention
+    from ckpt_tracker.verification import Progress
 
 _log = logging.getLogger("ckpt_tracker")
 
@@ -55,7 +56,6 @@ class Store:
         self.objects = ObjectFolder(self.layout.objects, tmp=self.layout.tmp)
         self.lock = StoreLock(self.layout.locks)
         self.index = Index(self.layout.index_file(), fill=self._fill)
-        self._reclaimer = Reclaimer(self.layout, self.objects, self.lock)
         self._runs: dict[str, Run] = {}
         self._fill(self.index)
 
@@ -202,10 +202,18 @@ class Store:
         self, *, deep: bool = False, runs: Iterable[str] | None = None, progress: Progress | None = None
     ) -> VerifyReport:
         """Checks every manifest and the sizes of all objects; with `deep` every byte. Changes nothing."""
+        from ckpt_tracker.verification import verify_runs
+
         names = self.layout.run_names() if runs is None else runs
         return verify_runs(self.layout, self.objects, names, deep=deep, progress=progress)
 
     # -- behind ----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _reclaimer(self) -> Reclaimer:
+        from ckpt_tracker.reclaim import Reclaimer
+
+        return Reclaimer(self.layout, self.objects, self.lock)
 
     def _fill(self, index: Index) -> None:
         run_files.bring_up_to_date(index, self.layout)

@@ -144,7 +144,7 @@ def _ml_dtype(name: str) -> np.dtype[Any]:
         message = f"NumPy has no {name} of its own: pip install ml_dtypes, or load without as_numpy"
         raise MissingExtra(message) from error
     scalar = getattr(ml_dtypes, name, None)
-    if scalar is None:
+    if not (isinstance(scalar, type) and issubclass(scalar, np.generic)):
         raise Damaged(f"{name!r} is not a tensor type that NumPy or ml_dtypes knows")
     dtype: np.dtype[Any] = np.dtype(scalar)
     return dtype
