@@ -34,7 +34,11 @@ _log = logging.getLogger("ckpt_tracker")
 _SCHEMA = 1
 _BUSY_SECONDS = 60.0
 _Answer = TypeVar("_Answer")
-_DAMAGE = ("malformed", "not a database", "no such table", "no such column", "disk i/o error", "encrypted")
+# what SQLite says when the file is sound, or can't be told to be damaged
+_NO_DAMAGE = (
+    *("is locked", "is busy", "is full", "readonly database", "unable to open", "interrupted"),
+    *("closed database", "out of memory"),
+)
 
 
 class Index:
@@ -98,13 +102,13 @@ class Index:
 
     def runs(self) -> list[RunRecord]:
         """All runs, oldest first."""
-        rows = self._read("SELECT * FROM runs ORDER BY created_at, name")
-        return [run_from_row(row) for row in rows]
+        sql = "SELECT * FROM runs ORDER BY created_at, name"
+        return self._sound(lambda: [run_from_row(row) for row in self._read(sql)])
 
     def run(self, name: str) -> RunRecord | None:
         """The run of that name."""
-        rows = self._read("SELECT * FROM runs WHERE name = ?", name)
-        return run_from_row(rows[0]) if rows else None
+        sql = "SELECT * FROM runs WHERE name = ?"
+        return next(iter(self._sound(lambda: [run_from_row(row) for row in self._read(sql, name)])), None)
 
     def versions(self) -> dict[str, set[int]]:
         """The versions the index knows, by run."""
@@ -115,27 +119,14 @@ class Index:
 
     def checkpoints(self, run: str | None = None) -> list[CheckpointRecord]:
         """Checkpoints of one run, or of all, oldest version first."""
-        where, values = ("WHERE run = ?", (run,)) if run is not None else ("", ())
-        metrics: dict[tuple[str, int], dict[str, float]] = {}
-        for row in self._read(f"SELECT run, version, name, value FROM metrics {where}", *values):
-            metrics.setdefault((row["run"], row["version"]), {})[row["name"]] = metric_value(row["value"])
-        tags = self._tags(run)
-        rows = self._read(f"SELECT * FROM checkpoints {where} ORDER BY run, version", *values)
-        keys = [(row["run"], row["version"]) for row in rows]
-        return [
-            checkpoint_from_row(row, metrics=metrics.get(key, {}), tags=tags.get(key, ()))
-            for row, key in zip(rows, keys, strict=True)
-        ]
+        if run is None:
+            return self._sound(lambda: self._records("", run=None))
+        return self._sound(lambda: self._records("WHERE run = ?", run, run=run))
 
     def checkpoint(self, run: str, version: int) -> CheckpointRecord | None:
         """One checkpoint."""
-        rows = self._read("SELECT * FROM checkpoints WHERE run = ? AND version = ?", run, version)
-        if not rows:
-            return None
-        sql = "SELECT name, value FROM metrics WHERE run = ? AND version = ?"
-        metrics = {row["name"]: metric_value(row["value"]) for row in self._read(sql, run, version)}
-        tags = self._tags(run).get((run, version), ())
-        return checkpoint_from_row(rows[0], metrics=metrics, tags=tags)
+        where = "WHERE run = ? AND version = ?"
+        return next(iter(self._sound(lambda: self._records(where, run, version, run=run))), None)
 
     def last(self, run: str) -> int | None:
         """The newest version of a run."""
@@ -162,6 +153,18 @@ class Index:
         return [row[0] for row in self._read("SELECT DISTINCT name FROM metrics WHERE run = ? ORDER BY name", run)]
 
     # -- connections -----------------------------------------------------------------------------------------
+
+    def _records(self, where: str, *values: object, run: str | None) -> list[CheckpointRecord]:
+        rows = self._read(f"SELECT * FROM checkpoints {where} ORDER BY run, version", *values)
+        metrics: dict[tuple[str, int], dict[str, float]] = {}
+        for row in self._read(f"SELECT run, version, name, value FROM metrics {where}", *values):
+            metrics.setdefault((row["run"], row["version"]), {})[row["name"]] = metric_value(row["value"])
+        tags = self._tags(run)
+        keys = [(row["run"], row["version"]) for row in rows]
+        return [
+            checkpoint_from_row(row, metrics=metrics.get(key, {}), tags=tags.get(key, ()))
+            for row, key in zip(rows, keys, strict=True)
+        ]
 
     def _version(self, sql: str, *values: object) -> int | None:
         rows = self._read(sql, *values)
@@ -191,12 +194,19 @@ class Index:
         """Asks; where the index turns out damaged it is rebuilt, that is said, and it is asked once more."""
         try:
             return ask(self._connection())
-        except sqlite3.DatabaseError as error:
-            if not any(sign in str(error).lower() for sign in _DAMAGE):
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if any(sign in str(error).lower() for sign in _NO_DAMAGE):
                 raise
-            _log.warning("the index %s is damaged (%s): rebuilt from the manifests", self.path, error)
-            self._discard()
+            self._discard(error)
             return ask(self._connection())
+
+    def _sound(self, answer: Callable[[], _Answer]) -> _Answer:
+        """The same for rows that SQLite reads well, and that can't have been written."""
+        try:
+            return answer()
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            self._discard(error)
+            return answer()
 
     def _connection(self) -> sqlite3.Connection:
         try:
@@ -226,7 +236,7 @@ class Index:
 
     def _prepare(self, connection: sqlite3.Connection, found: int) -> None:
         if found > _SCHEMA:
-            raise sqlite3.DatabaseError(f"malformed: schema {found} is later than {_SCHEMA}")
+            raise sqlite3.DatabaseError(f"schema {found} is later than {_SCHEMA}")
         from ckpt_tracker.migrations import upgrade
 
         connection.execute("PRAGMA journal_mode = WAL")
@@ -238,7 +248,8 @@ class Index:
             self._connections[key] = connection
             self._fill(self)
 
-    def _discard(self) -> None:
+    def _discard(self, error: Exception) -> None:
+        _log.warning("the index %s is damaged (%s): rebuilt from the manifests", self.path, error)
         self.close()
         for suffix in ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)

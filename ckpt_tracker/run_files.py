@@ -64,10 +64,12 @@ def bring_up_to_date(index: Index, layout: Layout) -> None:
     known = index.versions()
     indexed_runs = {run.name: run for run in index.runs()}
     for name in layout.run_names():
+        on_disk = set(manifests.versions(layout.manifests(name)))
+        if not on_disk and not exists(layout, name):
+            continue  # another process is about to start it
         record = read(layout, name)
         if indexed_runs.pop(name, None) != record:
             index.put_run(record)
-        on_disk = set(manifests.versions(layout.manifests(name)))
         indexed = known.get(name, set())
         if indexed - on_disk:
             index.remove(name, indexed - on_disk)

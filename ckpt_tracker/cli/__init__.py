@@ -1,4 +1,13 @@
-"""The command line."""
+"""The command line: one module a command, each a thin face on the store.
+
+`app` collects the commands and turns errors into exit codes; `command` gives each the same options and help;
+`output`, `human`, `tables` and `documents` say what a value looks like to a person, and to a program.
+A module imports rich, the store and frameworks inside its functions, so that `ckpt --help` answers at once.
+"""
 
 
-def main() -> None: ...
+def main() -> None:
+    """Runs `ckpt` with the arguments of this process, and exits."""
+    from ckpt_tracker.cli.app import ckpt
+
+    ckpt(prog_name="ckpt")

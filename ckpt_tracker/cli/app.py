@@ -1,0 +1,98 @@
+"""`ckpt`: its commands, and what an error of theirs looks like: one line on stderr, and an exit code."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+from typing import IO, Any
+
+import click
+
+from ckpt_tracker.cli.command import store_option
+from ckpt_tracker.cli.human import printable, relative
+from ckpt_tracker.errors import CkptTrackerError, StoreFull
+
+COMMANDS = ("runs", "ls", "show", "best", "export", "verify", "demo")
+INTERRUPTED = 130
+_EPILOG = """\
+A REF is RUN, RUN@last, RUN@best, RUN@best:METRIC:min|max, RUN@v12, RUN@epoch:3, RUN@step:1200 or RUN@TAG.
+Every command has --help, with examples and its exit codes, and --json."""
+
+
+class Failure(click.ClickException):
+    """An error of a command, on its way to stderr."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Prints it as one line, as far as the message is one."""
+        click.echo(f"ckpt: {self.message}", file=file, err=file is None)
+
+
+class Commands(click.Group):
+    """The commands, each imported when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which people need them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command in the module of that name."""
+        if cmd_name not in COMMANDS:
+            return None
+        found: click.Command = getattr(importlib.import_module(f"ckpt_tracker.cli.{cmd_name}"), cmd_name)
+        return found
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Names the nearest command where there is none of that name."""
+        close = difflib.get_close_matches(args[0], COMMANDS, n=1)
+        if args[0] not in COMMANDS and not args[0].startswith("-"):
+            hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(COMMANDS)}"
+            ctx.fail(f"no command {args[0]!r}; {hint}")
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; what people can mend becomes a Failure, and a bug keeps its traceback."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise Failure("interrupted", INTERRUPTED) from error
+        except Exception as error:
+            code = exit_code(error)
+            if code is None:
+                raise
+            raise Failure(_message(error), code) from error
+
+
+def exit_code(error: Exception) -> int | None:
+    """The exit code of an error, or None for a bug of ours (and for a closed pipe, which click knows)."""
+    import sqlite3
+
+    if isinstance(error, CkptTrackerError):
+        return error.exit_code
+    if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+        return StoreFull.exit_code if error.errno in (errno.ENOSPC, errno.EDQUOT) else CkptTrackerError.exit_code
+    return CkptTrackerError.exit_code if isinstance(error, sqlite3.Error) else None
+
+
+def _message(error: Exception) -> str:
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return "\n".join(printable(line) for line in relative(text).splitlines())
+
+
+@click.group(
+    cls=Commands,
+    params=[store_option()],
+    epilog=f"\b\n{_EPILOG}",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="ckpt-tracker", prog_name="ckpt")
+def ckpt(store: str | None) -> None:
+    """Looks into the checkpoints that trainings left in a store, checks them, and takes them out."""

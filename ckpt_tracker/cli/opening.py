@@ -1,0 +1,54 @@
+"""How a command comes by its store: `--store` after the command, or before it, or the environment, or the default."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ckpt_tracker.errors import StoreNotFound
+
+if TYPE_CHECKING:
+    from ckpt_tracker.store import Store
+
+
+def chosen(store: str | None) -> str | None:
+    """The `--store` that counts: the one nearer to the command's own arguments."""
+    given: str | None = store or click.get_current_context().find_root().params.get("store")
+    return given
+
+
+def open_store(store: str | None) -> Store:
+    """The store, which must exist: looking makes none. Raises StoreNotFound, naming stores nearby; NotAStore, …"""
+    from ckpt_tracker.store import Store
+
+    path = chosen(store)
+    try:
+        _refuse_foreign(Path(path or os.environ.get("CKPT_TRACKER_STORE") or "checkpoints").expanduser())
+        return Store(path, create=False)
+    except StoreNotFound as error:
+        raise StoreNotFound(f"{error}{_nearby(path or '')}") from error
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Other tools keep their logs in folders called `runs` too: one alone makes no store."""
+    if (folder / "runs").is_dir() and not (folder / "store.json").exists() and not any(folder.glob("runs/*/run.json")):
+        raise StoreNotFound(f"{folder} is not a store: name one with --store or $CKPT_TRACKER_STORE")
+
+
+def _nearby(wanted: str) -> str:
+    from ckpt_tracker.cli.human import path
+    from ckpt_tracker.selection import nearest
+
+    folders = {each.absolute() for root in (Path(wanted).parent, Path.cwd()) for each in _folders(root)}
+    return nearest(wanted, sorted(path(each) for each in folders if (each / "store.json").is_file()))
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    try:
+        yield from (each for each in root.iterdir() if each.is_dir())
+    except OSError:
+        return

@@ -1,0 +1,131 @@
+"""`ckpt show`: all that is known of one checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ckpt_tracker.cli import human
+from ckpt_tracker.cli.command import command
+from ckpt_tracker.cli.documents import CHECKPOINT_KEYS, Document
+from ckpt_tracker.cli.opening import open_store
+
+if TYPE_CHECKING:
+    from ckpt_tracker.manifest import Manifest
+    from ckpt_tracker.records import RunRecord
+    from ckpt_tracker.store import Store
+
+
+@command(
+    examples=["ckpt show mnist", "ckpt show mnist@best", "ckpt show mnist@epoch:3 --json | jq .config.lr"],
+    document=(
+        f"One checkpoint: {CHECKPOINT_KEYS} (by its run's own monitor), tensors (how many), section_sizes "
+        "{section: {tensors, nbytes}}, manifest (its file), and of its run: config, environment, "
+        "monitor {metric, mode} or null, finished. In the sizes a tensor that two names share counts once."
+    ),
+)
+@click.argument("ref")
+def show(ref: str, store: str | None, as_json: bool) -> None:
+    """Shows everything about the checkpoint REF: its state section by section, and the run it belongs to."""
+    from ckpt_tracker import manifest as manifests
+    from ckpt_tracker.cli.output import console, emit_json, print_table
+
+    with open_store(store) as opened:
+        checkpoint = opened[ref]
+        folder = opened.layout.manifests(checkpoint.run)
+        found = manifests.read(folder, checkpoint.version, run=checkpoint.run)
+        document = _document(opened, found, checkpoint.tags)
+        document["manifest"] = str(folder / manifests.file_name(checkpoint.version))
+    if as_json:
+        emit_json(document)
+        return
+    from rich.table import Table
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, text in _lines(document):
+        table.add_row(human.printable(label), human.printable(text))
+    print_table(table, console())
+
+
+def _document(store: Store, found: Manifest, tags: tuple[str, ...]) -> Document:
+    from ckpt_tracker.cli.documents import checkpoint_document, monitor_document
+
+    run = store.run_record(found.record.run)
+    document = checkpoint_document(found.record, best=_is_best(store, found, run))
+    return {
+        **document,
+        "tags": tags,
+        "tensors": len(found.tensors),
+        "section_sizes": section_sizes(found),
+        "config": run.config,
+        "environment": run.environment,
+        "monitor": monitor_document(run.monitor),
+        "finished": run.finished,
+    }
+
+
+def section_sizes(found: Manifest) -> dict[str, dict[str, int]]:
+    """Tensors and bytes of each section; a tensor that several share counts in the first."""
+    sizes = {name: {"tensors": 0, "nbytes": 0} for name in found.sections}
+    for index, name in found.tensor_names().items():
+        section = sizes[name.replace("[", ".").split(".")[0]]
+        section["tensors"] += 1
+        section["nbytes"] += found.tensors[index].spec.nbytes
+    return sizes
+
+
+def _is_best(store: Store, found: Manifest, run: RunRecord) -> bool:
+    return run.monitor is not None and store.index.best(run.name, run.monitor) == found.record.version
+
+
+def _lines(document: Document) -> Iterator[tuple[str, str]]:
+    marks = [*(["best"] if document["best"] else []), *document["tags"]]
+    yield "checkpoint", " ".join([document["ref"], *(f"({mark})" for mark in marks)])
+    yield "epoch", human.optional(document["epoch"])
+    yield "step", human.optional(document["step"])
+    yield from _numbered("metrics", {name: human.number(value) for name, value in document["metrics"].items()})
+    yield from _saving(document)
+    yield "digest", document["digest"]
+    for parent in document["parents"]:
+        yield "parent", f"{parent['ref']} (digest {parent['digest']})"
+    yield from _numbered("sections", {name: _section(each) for name, each in document["section_sizes"].items()})
+    yield "manifest", human.path(document["manifest"])
+    monitor = document["monitor"]
+    yield "monitor", f"{monitor['metric']} ({monitor['mode']})" if monitor else human.NONE
+    yield "run finished", "yes" if document["finished"] else "no"
+    yield from _numbered("config", {name: human.compact(value) for name, value in document["config"].items()})
+    yield from _numbered("environment", dict(_flat(document["environment"])))
+
+
+def _saving(document: Document) -> Iterator[tuple[str, str]]:
+    reason = f", reason: {document['reason']}" if document["reason"] else ""
+    yield "saved", f"{document['created_at']:%Y-%m-%d %H:%M:%S} UTC{reason}"
+    yield "kind", document["kind"]
+    yield "size", f"{human.size(document['nbytes'])} in {human.count(document['tensors'], 'tensor')}"
+    yield "stored", f"{human.size(document['stored_bytes'])} of it were new to the store"
+    stall, write = human.duration(document["stall_seconds"]), human.duration(document["write_seconds"])
+    yield "stall", f"{stall}; written in the background in {write}"
+
+
+def _section(size: Mapping[str, int]) -> str:
+    return f"{human.count(size['tensors'], 'tensor')}, {human.size(size['nbytes'])}"
+
+
+def _numbered(label: str, values: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    """The label in front of the first of several lines."""
+    for index, (name, value) in enumerate(values.items()):
+        yield "" if index else label, f"{name}: {value}"
+    if not values:
+        yield label, human.NONE
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{name}.")
+        else:
+            yield above + name, human.compact(value)
