@@ -1,0 +1,88 @@
+"""Random states of a Keras training: Python's, NumPy's, torch's, Keras' own and TensorFlow's.
+
+Seed generators that belong to layers are variables of the model. Here is what belongs to nobody: the generator
+that `keras.random` falls back on, and TensorFlow's eager and global generators. Neither has a public door.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+
+from ckpt_tracker.errors import MissingExtra
+from ckpt_tracker.integrations import _random
+
+_GENERATOR = "global_seed_generator"
+
+
+def capture() -> dict[str, Any]:
+    """All random states that the training may have used up to now."""
+    generator = _global_state().get_global_attribute(_GENERATOR)
+    state: dict[str, Any] = _random.capture()
+    state["keras"] = None if generator is None else keras.ops.convert_to_numpy(generator.state)
+    state["tensorflow"] = _capture_tensorflow()
+    return state
+
+
+def restore(state: dict[str, Any]) -> None:
+    """Puts all of them back."""
+    _restore_tensorflow(state["tensorflow"])
+    generator = None
+    if state["keras"] is not None:
+        generator = keras.random.SeedGenerator(0)
+        generator.state.assign(state["keras"])
+    _global_state().set_global_attribute(_GENERATOR, generator)
+    _random.restore({name: each for name, each in state.items() if name not in ("keras", "tensorflow")})
+
+
+def _global_state() -> Any:
+    try:
+        from keras.src.backend.common import global_state
+    except ImportError as error:
+        raise MissingExtra(
+            f"Keras {keras.__version__} keeps the generator of keras.random in an unknown place, so "
+            "that its state can't be saved: use a version of Keras that this ckpt_tracker was tested with"
+        ) from error
+    return global_state
+
+
+def _capture_tensorflow() -> dict[str, Any] | None:
+    context = _loaded("tensorflow.python.eager.context", "context")
+    if context is None:
+        return None
+    seed = getattr(context(), "_seed", None)
+    generator = _loaded("tensorflow.python.ops.stateful_random_ops", "global_generator")
+    return {
+        "seed": seed,
+        "eager": None if seed is None else _random_state(context()._rng.getstate()),
+        # asking TensorFlow for it would make one
+        "generator": None if generator is None else [generator.algorithm, generator.state.numpy()],
+    }
+
+
+def _restore_tensorflow(state: dict[str, Any] | None) -> None:
+    context = _loaded("tensorflow.python.eager.context", "context")
+    if state is None or context is None:
+        return
+    import tensorflow as tf
+
+    if getattr(context(), "_seed", None) != state["seed"]:
+        tf.random.set_seed(state["seed"])
+    if state["eager"] is not None:
+        version, words, gauss = state["eager"]
+        context()._rng.setstate((version, tuple(words.tolist()), gauss))
+    if state["generator"] is not None:
+        algorithm, words = state["generator"]
+        tf.random.set_global_generator(tf.random.Generator.from_state(words, algorithm))
+
+
+def _random_state(state: tuple[int, tuple[int, ...], float | None]) -> list[Any]:
+    version, words, gauss = state
+    return [version, np.asarray(words, dtype=np.uint32), gauss]
+
+
+def _loaded(module: str, name: str) -> Any:
+    return getattr(sys.modules.get(module), name, None)
