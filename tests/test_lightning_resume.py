@@ -1,0 +1,129 @@
+"""A Lightning training killed with SIGKILL and started again leaves the very checkpoints of an uninterrupted one."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).with_name("lightning_training.py")
+WITHIN = {"every": ["1 epoch", "1 step"]}
+
+CASES = {
+    "step scheduler": {"scheduler": "step", "kill": [2, 1]},
+    "plateau scheduler": {"scheduler": "plateau", "kill": [2, 1]},
+    "bf16, accumulation, step-wise scheduler": {
+        "scheduler": "onecycle",
+        "kill": [1, 2],
+        "trainer": {"precision": "bf16-mixed", "accumulate_grad_batches": 3},
+    },
+    "generators, two workers": {
+        "generator": True,
+        "workers": 2,
+        "kill": [2, 0],
+        "trainer": {"check_val_every_n_epoch": 2, "num_sanity_val_steps": 0},
+    },
+    "max_steps": {
+        "scheduler": "plateau",
+        "kill": [2, 1],
+        "trainer": {"max_epochs": -1, "max_steps": 16},
+    },
+    "averaged weights": {
+        "kill": [3, 1],
+        "callbacks": ["EMAWeightAveraging"],
+    },
+    "inside an epoch, validating there, plateau": {
+        **WITHIN,
+        "scheduler": "plateau",
+        "kill": [1, 2],
+        "trainer": {"val_check_interval": 2},
+    },
+    "inside the first epoch, generators, two workers": {
+        **WITHIN,
+        "scheduler": "step",
+        "generator": True,
+        "workers": 2,
+        "kill": [0, 2],
+    },
+    "inside an epoch, accumulation, max_steps": {
+        "every": "3 steps",
+        "scheduler": "onecycle",
+        "kill": [2, 3],
+        "trainer": {"max_epochs": -1, "max_steps": 7, "accumulate_grad_batches": 2},
+    },
+}
+# the other package is the same code under another name
+TRIED = [("lightning.pytorch", name) for name in CASES]
+TRIED += [
+    ("pytorch_lightning", "plateau scheduler"),
+    ("pytorch_lightning", "inside an epoch, validating there, plateau"),
+]
+
+
+class Trainings:
+    """A process that has imported one Lightning, and trains in forks of itself."""
+
+    def __init__(self, package, log):
+        self._log = log
+        self._process = subprocess.Popen(
+            [sys.executable, SCRIPT, package],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log.open("w"),
+            text=True,
+        )
+
+    def fit(self, case, store, *, seed, kill=None):
+        """The exit status of a training, and the digests of its run's checkpoints."""
+        line = json.dumps({**case, "store": str(store), "seed": seed, "kill": kill})
+        print(line, file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        return json.loads(answer) if answer else pytest.fail(self._log.read_text())
+
+    def close(self):
+        self._process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def trainings(request, tmp_path_factory):
+    """One process for each package, as importing it takes longer than all trainings."""
+    log = tmp_path_factory.mktemp("trainings") / "log"
+    process = Trainings(getattr(request, "param", "lightning.pytorch"), log)
+    yield process
+    process.close()
+
+
+@pytest.mark.parametrize(("trainings", "name"), TRIED, indirect=["trainings"])
+def test_a_killed_training_leaves_the_same_checkpoints(trainings, name, tmp_path):
+    """Every checkpoint's digest is that of an uninterrupted run, although the restart had other seeds."""
+    case = CASES[name]
+
+    status, whole = trainings.fit(case, tmp_path / "whole", seed=1)
+    killed, _ = trainings.fit(case, tmp_path / "killed", seed=1, kill=case["kill"])
+    resumed, restarted = trainings.fit(case, tmp_path / "killed", seed=2)
+
+    assert (status, killed, resumed) == (0, -signal.SIGKILL, 0)
+    assert restarted == whole
+
+
+@pytest.mark.parametrize("trainings", ["lightning.pytorch"], indirect=True)
+def test_a_training_killed_three_times_leaves_the_same_checkpoints(trainings, tmp_path):
+    """Each restart goes on from what the one before left, at an epoch's end or inside one."""
+    case = {**WITHIN, "scheduler": "plateau"}
+
+    _, whole = trainings.fit(case, tmp_path / "whole", seed=1)
+    for seed, kill in enumerate([[0, 3], [1, 1], [2, 0]], start=1):
+        trainings.fit(case, tmp_path / "killed", seed=seed, kill=kill)
+
+    assert trainings.fit(case, tmp_path / "killed", seed=9) == [0, whole]
+
+
+@pytest.mark.parametrize("trainings", ["lightning.pytorch"], indirect=True)
+def test_another_seed_gives_other_digests(trainings, tmp_path):
+    """The comparison can fail: the digests depend on the random states."""
+    _, first = trainings.fit({}, tmp_path / "a", seed=1)
+    _, second = trainings.fit({}, tmp_path / "b", seed=2)
+
+    assert not set(first.values()) & set(second.values())
