@@ -1,0 +1,110 @@
+"""Everything of a transformers Trainer that is not handed to a callback: finding it, its `train`, its private figures.
+
+A Trainer decides at which epoch to begin before any callback is asked, and only from the folder given to `train`. So
+`train` is wrapped, on the one object, and gives it such a folder. The private names are those of the running loss,
+which the log shows; where they are missing, the log's first loss after a restart counts from there.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from types import FrameType
+from typing import Any
+
+from ckpt_tracker.errors import InvalidOption, MissingExtra
+
+Train = Callable[..., Any]
+NEVER = 2**126
+"""A step that lies behind the end of every training."""
+
+
+def require_transformers() -> None:
+    """Raises MissingExtra where a package that the Trainer needs is not installed; imports nothing."""
+    for package in ("transformers", "accelerate", "torch"):
+        if find_spec(package) is None:
+            raise MissingExtra(f"{package!r} is not installed: pip install 'ckpt-tracker[transformers]'")
+
+
+def calling_trainer() -> Any:
+    """The Trainer that is calling this callback, or None."""
+    from transformers import Trainer
+
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        found = frame.f_locals.get("self")
+        if isinstance(found, Trainer):
+            return found
+        frame = frame.f_back
+    return None
+
+
+def wrap_train(trainer: Any, around: Callable[[Any, Train, Any, Any], Any]) -> None:
+    """Lets `around(trainer, train, resume_from_checkpoint, trial)` stand in for `trainer.train`."""
+    original = trainer.train
+
+    @functools.wraps(original)
+    def train(resume_from_checkpoint: Any = None, trial: Any = None, *args: Any, **options: Any) -> Any:
+        def go_on(given: Any) -> Any:
+            return original(given, trial, *args, **options)
+
+        return around(trainer, go_on, resume_from_checkpoint, trial)
+
+    trainer.train = train
+
+
+def put_last(trainer: Any, tracker: Any) -> None:
+    """What other callbacks do at the start of an epoch is to be done before the tracker saves or restores."""
+    callbacks = trainer.callback_handler.callbacks
+    if tracker in callbacks:
+        callbacks.remove(tracker)
+    callbacks.append(tracker)
+
+
+def require_whole_checkpoints(trainer: Any) -> None:
+    """Raises InvalidOption where each rank holds only a part of the model."""
+    for name in ("deepspeed", "fsdp"):
+        if getattr(trainer, f"is_{name}_enabled", False):
+            raise InvalidOption(
+                f"with {name} each rank holds a part of the model, which a store does not hold yet: "
+                "use the Trainer's own save_strategy"
+            )
+
+
+def scaler(trainer: Any) -> Any:
+    """The gradient scaler of fp16, or None."""
+    return getattr(trainer.accelerator, "scaler", None)
+
+
+def floating_point_operations(trainer: Any) -> float:
+    """Those done since the Trainer last added them to its state. Each rank counts its own, so of several none."""
+    return trainer.current_flos if trainer.args.world_size <= 1 else 0
+
+
+def running_loss(trainer: Any) -> dict[str, Any] | None:
+    """The sum of the losses since the last log, and the step of that."""
+    if not _has_running_loss(trainer):
+        return None
+    return {"sum": trainer._tr_loss.item(), "since": trainer._globalstep_last_logged}
+
+
+def put_running_loss(trainer: Any, saved: Mapping[str, Any] | None) -> None:
+    """Puts it back; the average over the training that `train` returns is still of what this process trained."""
+    if saved is not None and _has_running_loss(trainer):
+        trainer._tr_loss.fill_(saved["sum"])
+        trainer._globalstep_last_logged = saved["since"]
+        trainer._total_loss_scalar = -saved["sum"]
+
+
+def put_step(trainer: Any, step: int) -> None:
+    """Ends the pretence of a training that is told to be at NEVER, so that it trains nothing."""
+    trainer.state.global_step = step
+    for name in ("_initial_global_step", "_globalstep_last_logged"):
+        if hasattr(trainer, name):
+            setattr(trainer, name, step)
+
+
+def _has_running_loss(trainer: Any) -> bool:
+    return all(hasattr(trainer, name) for name in ("_tr_loss", "_globalstep_last_logged", "_total_loss_scalar"))
