@@ -45,7 +45,7 @@ def encode_leaf(value: object) -> Any:
 
 
 def decode_leaf(tag: str, body: Any) -> object:
-    """The value of a tagged form; torch's own are plain Python where torch is missing. Raises Damaged for an unknown tag."""
+    """The value of a tagged form; without torch, its own are plain Python. Raises Damaged for an unknown tag."""
     if tag in ("$size", "$dtype", "$device"):
         try:
             from ckpt_tracker.torch_tensors import decode_value

@@ -54,7 +54,7 @@ class ObjectFolder:
     def names(self) -> Iterator[str]:
         """All objects, in no order."""
         with contextlib.suppress(FileNotFoundError):
-            for fan in sorted(self.folder.iterdir()):
+            for fan in sorted(each for each in self.folder.iterdir() if each.is_dir()):
                 yield from (each.name for each in fan.iterdir() if NAME.fullmatch(each.name))
 
     def delete(self, name: str) -> int:
@@ -110,8 +110,9 @@ class ObjectFolder:
         """Deletes what interrupted saves left in `tmp/`, and returns its bytes. Only where no save is under way."""
         freed = 0
         for path in self.tmp.iterdir():
-            freed += path.stat().st_size
-            path.unlink()
+            if path.is_file():
+                freed += path.stat().st_size
+                path.unlink()
         return freed
 
 

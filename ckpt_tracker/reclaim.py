@@ -15,12 +15,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from ckpt_tracker import manifest as manifests
-from ckpt_tracker.errors import CkptTrackerError
+from ckpt_tracker.errors import CheckpointGone, CkptTrackerError
 from ckpt_tracker.events import EventLog
 from ckpt_tracker.filesystem import StoreLock, make_folder, sync_path
 from ckpt_tracker.layout import Layout
 from ckpt_tracker.objects import ObjectFolder
-from ckpt_tracker.records import Decision
 
 _log = logging.getLogger("ckpt_tracker")
 TRASH_SECONDS = 24 * 3600.0
@@ -37,35 +36,40 @@ class Reclaimer:
         self._postponed: set[str] = set()
         self._seen: dict[Path, tuple[tuple[int, int], frozenset[str]]] = {}
 
-    def evict(self, run: str, decisions: Sequence[Decision]) -> int:
-        """Deletes the checkpoints that `decisions` don't keep, for good; returns the bytes freed.
-
-        Objects are freed at once, or with the next eviction when other saves are under way.
-        """
-        versions = [each.checkpoint.version for each in decisions if not each.keep]
-        if not versions:
-            return 0
-        with self._evicting:
+    def evict(self, run: str, versions: Sequence[int]) -> None:
+        """Deletes checkpoints for good; `free` frees their objects."""
+        folder = self._layout.manifests(run)
+        with self._lock.writing():
             self._postponed |= self._objects_of(run, versions)
-            self._log_of(run).append("evict", versions=versions, reason="retention")
-            folder = self._layout.manifests(run)
+            self._log_of(run).append("evict", versions=list(versions), reason="retention")
             for version in versions:
                 (folder / manifests.file_name(version)).unlink(missing_ok=True)
             sync_path(folder)
-            with self._lock.sweeping(wait=False) as alone:
-                return self._free(self._postponed) if alone else 0
 
-    def trash(self, run: str, versions: Sequence[int]) -> None:
-        """Moves checkpoints to the trash: their objects stay until it is emptied, a day later at the earliest."""
-        self._log_of(run).append("remove", versions=list(versions))
+    def free(self) -> int:
+        """Deletes what evicted checkpoints alone needed; returns the bytes freed.
+
+        At once, or with the next call when other saves are under way.
+        """
+        if not self._postponed:
+            return 0
+        with self._lock.sweeping(wait=False) as alone:
+            return self._free(self._postponed) if alone else 0
+
+    def trash(self, run: str, versions: Iterable[int]) -> None:
+        """Moves checkpoints to the trash: their objects stay until the trash is emptied, a day later or more."""
         source, target = self._layout.manifests(run), self._layout.trash / run
-        make_folder(target)
-        for version in versions:
-            name = manifests.file_name(version)
-            os.utime(source / name)
-            os.replace(source / name, target / name)
-        sync_path(target)
-        sync_path(source)
+        with self._lock.writing():
+            there = sorted(set(versions) & set(manifests.versions(source)))
+            if not there:
+                return
+            self._log_of(run).append("remove", versions=there)
+            make_folder(target)
+            for name in map(manifests.file_name, there):
+                os.utime(source / name)
+                os.replace(source / name, target / name)
+            sync_path(target)
+            sync_path(source)
 
     def collect(self) -> int:
         """Empties the old trash and deletes every object that nothing needs; returns the bytes freed.
@@ -73,15 +77,23 @@ class Reclaimer:
         Waits until no save is under way. Raises Damaged when a manifest can't be read: nothing is deleted then.
         """
         with self._lock.sweeping():
-            self._empty_trash()
-            freed = self._free(set(self._objects.names()))
-            return freed + self._objects.clear_tmp()
+            old = self._old_trash()
+            self._live(without=old)
+            for path in old:
+                path.unlink()
+            for folder in {path.parent for path in old}:
+                sync_path(folder)
+            return self._free(set(self._objects.names())) + self._objects.clear_tmp()
 
     def freed_by(self, removed: Iterable[tuple[str, int]]) -> int:
-        """Bytes of the objects that only these checkpoints need."""
+        """Bytes of the objects that only these checkpoints need; 0 while a manifest can't be read, and that is said."""
         going = {self._layout.manifests(run) / manifests.file_name(version) for run, version in removed}
-        needed = [self._needed(path) for path in going]
-        live = self._live(without=going)
+        try:
+            needed = [self._needed(path) for path in going]
+            live = self._live(without=going)
+        except CkptTrackerError as error:
+            _log.warning("no space would be freed: %s", error)
+            return 0
         return sum(self._objects.size(name) or 0 for name in frozenset().union(*needed) - live)
 
     def _free(self, candidates: set[str]) -> int:
@@ -95,9 +107,8 @@ class Reclaimer:
         return freed
 
     def _live(self, *, without: Iterable[Path] = ()) -> frozenset[str]:
-        skipped = set(without)
-        paths = [path for path in self._manifest_files() if path not in skipped]
-        self._seen = {path: seen for path, seen in self._seen.items() if path in set(paths)}
+        paths = set(self._manifest_files()) - set(without)
+        self._seen = {path: seen for path, seen in self._seen.copy().items() if path in paths}
         return frozenset().union(*(self._needed(path) for path in paths))
 
     def _manifest_files(self) -> Iterator[Path]:
@@ -107,35 +118,33 @@ class Reclaimer:
                     yield folder / manifests.file_name(version)
 
     def _needed(self, path: Path) -> frozenset[str]:
-        """The objects of a manifest. Manifests never change, so each is read once."""
-        status = path.stat()
-        identity = (status.st_ino, status.st_mtime_ns)
-        seen = self._seen.get(path)
-        if seen is None or seen[0] != identity:
-            run = path.parent.parent.name if path.parent.name == "manifests" else path.parent.name
-            found = manifests.read(path.parent, int(path.stem), run=run)
-            seen = self._seen[path] = (identity, found.objects)
+        """The objects of a manifest; none when it is gone. Manifests never change, so each is read once."""
+        run = path.parent.parent.name if path.parent.name == "manifests" else path.parent.name
+        try:
+            status = path.stat()
+            identity = (status.st_ino, status.st_mtime_ns)
+            seen = self._seen.get(path)
+            if seen is None or seen[0] != identity:
+                found = manifests.read(path.parent, int(path.stem), run=run)
+                seen = self._seen[path] = (identity, found.objects)
+        except (CheckpointGone, FileNotFoundError):
+            return frozenset()
         return seen[1]
 
     def _objects_of(self, run: str, versions: Iterable[int]) -> frozenset[str]:
-        folder = self._layout.manifests(run)
-        found = [folder / manifests.file_name(version) for version in versions]
         needed: set[str] = set()
-        for path in found:
+        for version in versions:
             try:
-                needed |= self._needed(path)
-            except (CkptTrackerError, FileNotFoundError) as error:
+                needed |= self._needed(self._layout.manifests(run) / manifests.file_name(version))
+            except CkptTrackerError as error:
                 # its objects are left to the next gc
                 _log.warning("%s", error)
         return frozenset(needed)
 
-    def _empty_trash(self) -> None:
+    def _old_trash(self) -> list[Path]:
         oldest = time.time() - TRASH_SECONDS
-        for folder in list(self._layout.trash.iterdir()):
-            for path in folder.iterdir():
-                if path.stat().st_mtime < oldest:
-                    path.unlink()
-            sync_path(folder)
+        folders = [folder for folder in self._layout.trash.iterdir() if folder.is_dir()]
+        return [path for folder in folders for path in folder.iterdir() if path.stat().st_mtime < oldest]
 
     def _log_of(self, run: str) -> EventLog:
         return EventLog(self._layout.run(run) / "events.jsonl")

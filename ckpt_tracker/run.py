@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ class Run:
         self._store = store
         self.name = name
         self._writer: RunWriter | None = None
+        self._named: Monitor | None = None
 
     def __repr__(self) -> str:
         return f"<Run {self.name} of {self._store.path}>"
@@ -55,6 +57,7 @@ class Run:
         Raises UnstorableLeaf, RunBusy, InvalidOption; and, once, the error of an earlier save in the background.
         """
         numbers = check_metrics(metrics or {})
+        epoch, step = _count("epoch", epoch), _count("step", step)
         self.writer().raise_pending()
         capture = self.capture(state)
         return self.submit(capture, epoch=epoch, step=step, metrics=numbers, reason=reason)
@@ -135,11 +138,14 @@ class Run:
         return self._store[f"{self.name}@last"]
 
     def best(self, metric: str | None = None, mode: Mode | None = None) -> Checkpoint:
-        """The best by a metric, or by the run's own monitor. NaN, infinite and missing values never win.
+        """The best by a metric; by the run's own monitor where none is named, or else by the one named last here.
 
-        Of equal ones it is the earlier. Raises CheckpointNotFound where no checkpoint has a finite value.
+        NaN, infinite and missing values never win; of equal ones it is the earlier. Raises CheckpointNotFound where
+        no checkpoint has a finite value, InvalidOption where nothing says what best is.
         """
-        monitor = check_monitor(metric, mode) or self.record.monitor
+        named = check_monitor(metric, mode)
+        self._named = named or self._named
+        monitor = named or self.record.monitor or self._named
         if monitor is None:
             raise InvalidOption(f"run {self.name!r} monitors no metric: name one, best('val_loss', mode='min')")
         self._drain()
@@ -157,6 +163,8 @@ class Run:
         """Names a checkpoint (the newest, unless one is given): retention keeps it, and `RUN@TAG` finds it."""
         check_tag(tag)
         chosen = checkpoint or self.last()
+        if chosen.run != self.name:
+            raise InvalidOption(f"{chosen.ref} is not of run {self.name!r}: tag it there")
         self._store.record_event(self.name, "tag", tag=tag, version=chosen.version)
 
     def _drain(self) -> None:
@@ -177,7 +185,22 @@ def check_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
 
 def as_number(value: Any) -> float:
     """A number, or an array or tensor of one element, as a float. Raises TypeError, ValueError or RuntimeError."""
-    return float(value.item() if hasattr(value, "item") else value)
+    try:
+        return float(value.item() if hasattr(value, "item") else value)
+    except OverflowError as error:
+        raise ValueError("too large") from error
+
+
+def _count(name: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = -1
+    if not 0 <= count < 2**63:
+        raise InvalidOption(f"{name}={value!r}: expected a whole number, 0 or more, or None")
+    return count
 
 
 def _check_sections(state: Any) -> None:

@@ -13,7 +13,8 @@ from ckpt_tracker.records import Mode, Monitor
 
 RUN_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
 TAG_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}")
-_VERSION = re.compile(r"v([0-9]+)")
+_VERSION = re.compile(r"v([0-9]{1,18})")
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _FORMS = "RUN, RUN@last, RUN@best, RUN@best:METRIC:min|max, RUN@v12, RUN@epoch:3, RUN@step:1200 or RUN@TAG"
 
 
@@ -40,7 +41,7 @@ def parse(reference: str) -> Reference:
     word, colon, rest = selector.partition(":")
     if word == "best":
         return Reference(run, "best", monitor=_monitor(rest, reference) if colon else None)
-    if word in ("epoch", "step") and rest.isdecimal():
+    if word in ("epoch", "step") and _NUMBER.fullmatch(rest):
         return Reference(run, "epoch" if word == "epoch" else "step", number=int(rest))
     if not TAG_NAME.fullmatch(selector):
         raise InvalidOption(f"{reference!r} is not a reference: expected {_FORMS}")

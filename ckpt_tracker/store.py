@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -81,11 +82,10 @@ class Store:
 
     def close(self) -> None:
         """Waits until all that was saved through this store is durable. Raises, once, a save's error."""
-        try:
-            for run in list(self._runs.values()):
-                run.close()
-        finally:
-            self.index.close()
+        with contextlib.ExitStack() as stack:
+            stack.callback(self.index.close)
+            for run in self._runs.values():
+                stack.callback(run.close)
 
     # -- runs and checkpoints --------------------------------------------------------------------------------
 
@@ -96,9 +96,9 @@ class Store:
         """
         check_run_name(name)
         if not run_files.exists(self.layout, name):
-            if self.read_only:
-                raise StoreReadOnly(f"run {name!r} can't be started: the store {self.path} can't be written")
-            run_files.start(self.layout, name, config or {}, unnamed=unnamed)
+            self._check_writable()
+            with self.lock.writing():
+                run_files.start(self.layout, name, config or {}, unnamed=unnamed)
             self.index.put_run(self.run_record(name))
         return self._runs.setdefault(name, Run(self, name))
 
@@ -137,8 +137,7 @@ class Store:
 
     def record_event(self, run: str, event: str, **details: Any) -> None:
         """Appends to the run's events, durably, and brings the index up to date."""
-        if self.read_only:
-            raise StoreReadOnly(f"the store {self.path} can't be written: check its permissions")
+        self._check_writable()
         run_files.events(self.layout, run).append(event, **details)
         self.index.put_run(self.run_record(run))
 
@@ -175,6 +174,7 @@ class Store:
 
         Raises InvalidOption when it would leave a run without any checkpoint: nothing is moved then.
         """
+        self._check_writable()
         runs = {each.checkpoint.run for each in plan.decisions}
         removed = {run: [each.version for each in plan.removed if each.run == run] for run in runs}
         for run, versions in removed.items():
@@ -187,15 +187,15 @@ class Store:
 
     def evict(self, plan: Plan) -> int:
         """Deletes what a tracker's plan doesn't keep, at once and for good; returns the bytes freed."""
-        freed = 0
         for run in sorted({each.run for each in plan.removed}):
-            decisions = [each for each in plan.decisions if each.checkpoint.run == run]
-            freed += self._reclaimer.evict(run, decisions)
-            self.index.remove(run, [each.version for each in plan.removed if each.run == run])
-        return freed
+            versions = [each.version for each in plan.removed if each.run == run]
+            self._reclaimer.evict(run, versions)
+            self.index.remove(run, versions)
+        return self._reclaimer.free()
 
     def gc(self) -> int:
         """Deletes objects that no checkpoint needs, what interrupted saves left, and old trash; returns bytes freed."""
+        self._check_writable()
         return self._reclaimer.collect()
 
     def verify(
@@ -214,6 +214,10 @@ class Store:
         from ckpt_tracker.reclaim import Reclaimer
 
         return Reclaimer(self.layout, self.objects, self.lock)
+
+    def _check_writable(self) -> None:
+        if self.read_only:
+            raise StoreReadOnly(f"the store {self.path} can't be written: check its permissions")
 
     def _fill(self, index: Index) -> None:
         run_files.bring_up_to_date(index, self.layout)

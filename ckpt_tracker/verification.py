@@ -42,7 +42,7 @@ class _Check:
                 end = piece.offset + piece.nbytes
                 self.needed[piece.object] = max(end, self.needed.get(piece.object, 0))
                 users = self.users.setdefault(piece.object, [])
-                if ref not in users:
+                if ref not in users[-1:]:
                     users.append(ref)
 
     def objects(self, *, deep: bool, progress: Progress | None) -> None:

@@ -68,8 +68,6 @@ def unpack(stored: Any, current: object) -> Any:
         return _unpack_dict(stored, current)
     if type(stored) in (list, tuple):
         return _unpack_sequence(stored, current)
-    if isinstance(stored, np.ndarray) and not stored.flags.writeable:
-        return stored.copy()
     return stored
 
 

@@ -55,7 +55,7 @@ class Fit:
     # -- restoring, in the order of the calls ----------------------------------------------------------------
 
     def offer(self, checkpoint: dict[str, Any], *, path: str, by_path: bool) -> None:
-        """Hands Lightning what to restore, unless `fit` was given a path; `by_path`: it is expected to have been given one."""
+        """Hands Lightning what to restore, unless `fit` was given a path; with `by_path` it must have been."""
         self._offered = path
         if not by_path:
             inner.inject(self._trainer, checkpoint)

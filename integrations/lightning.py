@@ -64,7 +64,8 @@ class CheckpointTracker(TrackerCallback, _Base):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickled, as for processes that are spawned, by the class that can be imported."""
-        make, (cls, *arguments), *rest = super().__reduce_ex__(protocol)
+        made: Any = super().__reduce_ex__(protocol)
+        make, (cls, *arguments), *rest = made
         return (make, (plain(cls), *arguments), *rest)
 
     # -- what scripts ask a ModelCheckpoint for --------------------------------------------------------------

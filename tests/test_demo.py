@@ -87,8 +87,8 @@ def test_a_second_demo_in_the_same_store_is_a_run_of_its_own(told):
     assert found["store"] == str(folder / "kept")
 
 
-def test_different_ends_are_exit_code_1(tmp_path):
-    """The verdict comes from the digests: a story whose two ends differ is not equal."""
+def test_the_verdict_comes_from_the_digests(tmp_path):
+    """A story whose two ends differ is not equal, whatever else it measured."""
     with Store(tmp_path / "store") as store:
         record = store.run("digits").save({"model": {}}).record
     story = Story(tmp_path, "digits", [record], record, None, None, 1.0, "0" * 64)

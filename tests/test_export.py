@@ -201,6 +201,7 @@ def run(code, *, backend):
     subprocess.run([sys.executable, "-c", lines], check=True, env=environment, timeout=300)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["tensorflow", "torch"])
 def test_a_keras_file_is_the_trained_model(backend):
     """`keras.models.load_model` gives a model that predicts what the trained one did, to the bit."""

@@ -140,30 +140,41 @@ def test_a_later_fit_without_the_tracker_is_left_alone(tmp_path):
     assert model.fit(X, Y, epochs=2, verbose=0).epoch == [0, 1]
 
 
-def two_phases(folder, *, stop_at=None):
+class FirstLoss(keras.callbacks.Callback):
+    """Notes something once, and never again."""
+
+    noted = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.noted is None:
+            self.noted = logs["loss"]
+
+
+def two_phases(folder, *, stop_at=None, keep=None):
     """A frozen first phase and a second one with everything trained, as transfer learning does it."""
-    model, tracker = make_model(), CheckpointTracker(folder, "r")
+    model, tracker, note = make_model(), CheckpointTracker(folder, "r", keep=keep), FirstLoss()
     model.layers[0].trainable = False
     model.compile("adam", "mse")
-    first = train(model, tracker, epochs=2)
+    first = train(model, tracker, note, epochs=2)
     model.layers[0].trainable = True
     model.compile("rmsprop", "mse")
-    second = train(model, tracker, *([] if stop_at is None else [StopAt(stop_at)]), epochs=5)
+    second = train(model, tracker, note, *([] if stop_at is None else [StopAt(stop_at)]), epochs=5)
     return model, tracker, (first, second)
 
 
-def test_a_script_of_two_fits_stopped_in_the_second_passes_over_the_first(tmp_path):
+@pytest.mark.parametrize("keep", ["last:1", "last:9"])
+def test_a_script_of_two_fits_stopped_in_the_second_passes_over_the_first(tmp_path, keep):
     """Started again, the first fit trains nothing and returns its history; the second continues exactly."""
     keras.utils.set_random_seed(1)
     keras.utils.clear_session()
-    model, whole, histories = two_phases(tmp_path / "whole")
+    model, whole, histories = two_phases(tmp_path / "whole", keep=keep)
     keras.utils.set_random_seed(1)
     keras.utils.clear_session()
     with pytest.raises(KeyboardInterrupt):
-        two_phases(tmp_path / "cut", stop_at=4)
+        two_phases(tmp_path / "cut", stop_at=4, keep=keep)
     keras.utils.set_random_seed(2)
     keras.utils.clear_session()
-    again, tracker, returned = two_phases(tmp_path / "cut")
+    again, tracker, returned = two_phases(tmp_path / "cut", keep=keep)
     assert [each.history for each in returned] == [each.history for each in histories]
     assert np.array_equal(weights(again), weights(model))
     assert tracker.run.last().digest == whole.run.last().digest
@@ -180,6 +191,24 @@ def test_a_finished_training_started_again_trains_nothing_and_says_so(tmp_path, 
     assert history.epoch == [0, 1]
     assert epochs_of(tmp_path) == [0, 1]
     assert np.array_equal(weights(again), weights(model))
+
+
+def test_backup_and_restore_of_keras_beside_the_tracker_changes_nothing(tmp_path):
+    """It loads its own file after the tracker has had its turn, and has another epoch in it."""
+
+    def callbacks(name):
+        return [keras.callbacks.BackupAndRestore(tmp_path / name, delete_checkpoint=False)]
+
+    digest, final = whole_run(tmp_path / "whole", epochs=4, others=lambda: callbacks("a"))
+    keras.utils.set_random_seed(1)
+    keras.utils.clear_session()
+    with pytest.raises(KeyboardInterrupt):
+        train(make_model(), CheckpointTracker(tmp_path / "cut", "r"), *callbacks("b"), StopAt(2), epochs=4)
+    keras.utils.clear_session()
+    model, tracker = make_model(), CheckpointTracker(tmp_path / "cut", "r", resume="r@epoch:0")
+    train(model, tracker, *callbacks("b"), epochs=4)
+    assert np.array_equal(weights(model), final)
+    assert tracker.run.last().digest == digest
 
 
 def stopping():

@@ -80,6 +80,18 @@ def test_a_model_of_other_shapes_is_refused_and_left_as_it_was(tmp_path):
     assert all(map(np.array_equal, before, model.get_weights()))
 
 
+def test_a_model_of_another_type_of_numbers_is_refused(tmp_path):
+    """Rounding weights is not restoring them."""
+    train(tmp_path, make_model(), epochs=1)
+    keras.config.set_dtype_policy("bfloat16")
+    try:
+        model = make_model()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    with pytest.raises(StateMismatch, match="bfloat16"):
+        train(tmp_path, model, epochs=2)
+
+
 def test_another_optimizer_is_refused(tmp_path):
     """An optimizer's variables are part of the state, so they have to fit as well."""
     train(tmp_path, make_model(), epochs=1)
@@ -224,6 +236,31 @@ def test_an_argument_that_the_script_changed_is_not_undone(tmp_path):
     assert (again.rate, again.limit) == (0.25, 20)
 
 
+class Patient(keras.callbacks.EarlyStopping):
+    """A callback of Keras, with a state of the user's own on top."""
+
+    def __init__(self, **options):
+        super().__init__("loss", restore_best_weights=True, **options)
+        self.seen = 0
+
+    def on_epoch_end(self, epoch, logs=None):
+        super().on_epoch_end(epoch, logs)
+        self.seen += 1
+
+
+def test_a_class_that_derives_from_one_of_keras_continues_exactly(tmp_path):
+    """Keras turns the sign of `min_delta` in its first epoch, in each process anew."""
+
+    def run(folder, epochs):
+        stopper = Patient(patience=9, min_delta=0.5)
+        tracker = train(folder, make_model(), stopper, epochs=epochs)
+        assert (stopper.seen, stopper.min_delta) == (epochs, -0.5)
+        return tracker
+
+    whole, resumed = digests(tmp_path, run)
+    assert resumed == whole
+
+
 class Clock(keras.callbacks.Callback):
     """Has what only its process knows."""
 
@@ -248,6 +285,7 @@ class Untidy(keras.callbacks.Callback):
         super().__init__()
         self.lock = threading.Lock()
         self.rule = lambda epoch: epoch
+        self.samples = Shuffled(indices=np.arange(48))
         self.count = 0
 
     def on_epoch_end(self, epoch, logs=None):

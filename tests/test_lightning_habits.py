@@ -481,6 +481,7 @@ def test_a_run_of_another_framework_is_refused():
         make_trainer(make_tracker(), max_epochs=3).fit(make_model(lightning), *loaders())
 
 
+@pytest.mark.filterwarnings("ignore:Your `val_dataloader`'s sampler has shuffling enabled")
 def test_other_generators_than_before_are_refused():
     """Without its generator the order of the data would silently be another."""
     generator = torch.Generator().manual_seed(1)

@@ -67,13 +67,14 @@ class Trainings:
 
     def __init__(self, package, log):
         self._log = log
-        self._process = subprocess.Popen(
-            [sys.executable, SCRIPT, package],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log.open("w"),
-            text=True,
-        )
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, SCRIPT, package],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
 
     def fit(self, case, store, *, seed, kill=None):
         """The exit status of a training, and the digests of its run's checkpoints."""

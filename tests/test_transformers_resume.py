@@ -32,7 +32,7 @@ CASES = {
     },
     "killed before the first checkpoint": {"kill": [0, 3], "seed": 1, "noisy": True},
     "resume_from_checkpoint=hf_dir": {"kill": [2, 3], "noisy": True, "by_folder": True},
-    "the second of two trainings": {"kill": [5, 1], "noisy": True, "times": 2},
+    "the second of two trainings": {"kill": [1, 1, 1], "noisy": True, "times": 2},
     "inside an epoch, accumulation": {
         "kill": [1, 2],
         "tracker": {"every": ["1 epoch", "1 step"]},
@@ -42,6 +42,11 @@ CASES = {
         "kill": [1, 4],
         "tracker": {"every": "2 steps"},
         "args": {"accelerator_config": {"use_seedable_sampler": False}, "max_steps": 13},
+    },
+    "at the first moment after an epoch": {
+        "kill": [1, 1],
+        "tracker": {"every": "0.0000001 seconds"},
+        "args": {"accelerator_config": {"use_seedable_sampler": False}},
     },
 }
 
@@ -73,6 +78,7 @@ class Trainings:
 
 @pytest.fixture(scope="module")
 def trainings():
+    """One for the module: importing takes seconds."""
     process = Trainings()
     yield process
     process.close()

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import click
+
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command, store_option
 from ckpt_tracker.cli.opening import chosen
@@ -71,25 +73,24 @@ def _place(store: str | None) -> Iterator[tuple[Path, Path]]:
 
 def _print(story: Story, *, kept: bool) -> None:
     from ckpt_tracker.cli.checkpoint_table import print_checkpoints
-    from ckpt_tracker.cli.output import console
+    from ckpt_tracker.cli.output import emit_pairs
 
-    out = console()
     run, best = story.run, story.best
-    out.print()
+    click.echo()
     print_checkpoints(story.records, monitors={run: story.monitor}, best={run: best.version})
-    stall, training = human.duration(story.stall_seconds), human.duration(story.training_seconds)
+    click.echo()
     values = ", ".join(f"{name} {human.number(value)}" for name, value in best.metrics.items())
-    rows = {
-        "best": f"{best.ref} ({values})",
-        "stored": f"{human.size(story.stored_bytes)} for {human.count(len(story.records), 'checkpoint')} "
-        f"that hold {human.size(story.nbytes)}",
-        "held up": f"the training waited {stall} for its checkpoints; its two processes took {training}",
-        "digest": story.digest,
-        "never killed": story.uninterrupted_digest,
-    }
-    for label, text in rows.items():
-        out.print(f"{label:<13} {text}", soft_wrap=True)
+    stall, training = human.duration(story.stall_seconds), human.duration(story.training_seconds)
+    count, held = human.count(len(story.records), "checkpoint"), human.size(story.nbytes)
+    rows = [
+        ("best", f"{best.ref} ({values})"),
+        ("stored", f"{human.size(story.stored_bytes)} for {count} that hold {held}"),
+        ("held up", f"the training waited {stall} for its checkpoints; its two processes took {training}"),
+        ("digest", story.digest),
+        ("never killed", story.uninterrupted_digest),
+    ]
+    emit_pairs(rows)
     verdict = "equal: every tensor, and every other value of the state, is the same bit for bit"
-    out.print(f"{'':<13} {verdict if story.equal else 'different'}", style="bold green" if story.equal else "bold red")
+    click.secho(f"\n{verdict if story.equal else 'different'}", fg="green" if story.equal else "red", bold=True)
     if kept:
-        out.print(f"look around with: ckpt ls {run} --store {human.path(story.store)}", soft_wrap=True)
+        click.echo(f"look around with: ckpt ls {run} --store {human.path(story.store)}")

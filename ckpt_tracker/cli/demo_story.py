@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ckpt_tracker.cli.output import console
+import click
+
 from ckpt_tracker.errors import CkptTrackerError
 from ckpt_tracker.records import CheckpointRecord, Monitor
 from ckpt_tracker.store import Store
@@ -117,11 +118,11 @@ class _Teller:
     """Prints the story as it goes, or nothing."""
 
     def __init__(self, *, quiet: bool) -> None:
-        self._console = None if quiet else console()
+        self._quiet = quiet
 
     def __call__(self, line: str) -> None:
-        if self._console is not None:
-            self._console.print(line, soft_wrap=True)
+        if not self._quiet:
+            click.echo(line)
 
 
 def _follow(lines: Iterator[list[str]], say: _Teller) -> str | None:

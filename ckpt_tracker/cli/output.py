@@ -6,40 +6,22 @@ In a pipe there is no colour, no progress bar, and a line is as long as it has t
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import click
-
-if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
 
 Progress = Callable[[int, int], None]
 """Told (done, in all)."""
 _PATIENCE = 1.0
-_ENDLESS = 100_000
 
 
-def console() -> Console:
-    """stdout. Nothing in what is printed is taken for markup."""
-    from rich.console import Console
-
-    made = Console(markup=False, highlight=False, emoji=False)
-    return made if made.is_terminal else Console(markup=False, highlight=False, emoji=False, width=_ENDLESS)
-
-
-def print_table(table: Table, out: Console) -> None:
-    """Prints a table; in a pipe without the blanks that fill up its last column."""
-    if out.is_terminal:
-        out.print(table)
-        return
-    with out.capture() as printed:
-        out.print(table)
-    for line in printed.get().splitlines():
-        click.echo(line.rstrip())
+def on_terminal() -> bool:
+    """People read stdout, or it shall be as if they did."""
+    return sys.stdout.isatty() or bool(os.environ.get("FORCE_COLOR"))
 
 
 def emit_json(document: Any) -> None:
@@ -47,6 +29,14 @@ def emit_json(document: Any) -> None:
     import orjson
 
     click.echo(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode())
+
+
+def emit_pairs(pairs: Iterable[tuple[str, str]]) -> None:
+    """Prints a label and a text on each line, the texts below each other."""
+    lines = list(pairs)
+    width = max(len(label) for label, _ in lines)
+    for label, text in lines:
+        click.echo(f"{click.style(f'{label:<{width}}', bold=True)}  {text}")
 
 
 def note(message: str) -> None:
@@ -57,25 +47,23 @@ def note(message: str) -> None:
 @contextlib.contextmanager
 def progress_bar(what: str) -> Iterator[Progress]:
     """A progress bar in bytes, drawn on a terminal's stderr once the work has taken a second."""
-    from contextlib import ExitStack
-
     started = time.monotonic()
-    with ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
         bars: list[tuple[Any, Any]] = []
 
         def advance(done: int, total: int) -> None:
             if not bars and time.monotonic() - started > _PATIENCE and sys.stderr.isatty():
-                bars.append(_draw(stack, what))
+                bars.append(_draw(stack, what, total))
             for bar, task in bars:
                 bar.update(task, completed=done, total=total)
 
         yield advance
 
 
-def _draw(stack: contextlib.ExitStack, what: str) -> tuple[Any, Any]:
+def _draw(stack: contextlib.ExitStack, what: str, total: int) -> tuple[Any, Any]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     bar = stack.enter_context(Progress(*columns, console=Console(stderr=True), transient=True))
-    return bar, bar.add_task(what, total=None)
+    return bar, bar.add_task(what, total=total)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 def show(ref: str, store: str | None, as_json: bool) -> None:
     """Shows everything about the checkpoint REF: its state section by section, and the run it belongs to."""
     from ckpt_tracker import manifest as manifests
-    from ckpt_tracker.cli.output import console, emit_json, print_table
+    from ckpt_tracker.cli.output import emit_json, emit_pairs
 
     with open_store(store) as opened:
         checkpoint = opened[ref]
@@ -40,15 +40,8 @@ def show(ref: str, store: str | None, as_json: bool) -> None:
         document["manifest"] = str(folder / manifests.file_name(checkpoint.version))
     if as_json:
         emit_json(document)
-        return
-    from rich.table import Table
-
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for label, text in _lines(document):
-        table.add_row(human.printable(label), human.printable(text))
-    print_table(table, console())
+    else:
+        emit_pairs((label, human.printable(text)) for label, text in _lines(document))
 
 
 def _document(store: Store, found: Manifest, tags: tuple[str, ...]) -> Document:

@@ -47,14 +47,11 @@ def verify(ctx: click.Context, run: str | None, deep: bool, store: str | None, a
 
 
 def _print(report: VerifyReport, *, deep: bool) -> None:
-    from ckpt_tracker.cli.output import console
-
-    out = console()
     for finding in report.findings:
         where = "" if str(finding.path) in finding.problem else f" ({human.path(finding.path)})"
-        out.print(f"{finding.ref}: {human.printable(human.relative(finding.problem))}{where}", soft_wrap=True)
+        click.echo(f"{finding.ref}: {human.printable(human.relative(finding.problem))}{where}")
     how = f"{human.size(report.bytes_read)} read and hashed" if deep else "sizes only, --deep reads every byte"
     looked = f"{human.count(report.checkpoints, 'checkpoint')}, {human.count(report.objects, 'object')} ({how})"
     damaged = len({finding.ref for finding in report.findings})
     found = f"{human.count(damaged, 'checkpoint')} damaged" if damaged else "nothing is damaged"
-    out.print(f"{looked}: {found}", soft_wrap=True)
+    click.echo(f"{looked}: {found}")

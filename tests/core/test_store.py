@@ -145,7 +145,7 @@ def test_a_good_run_name_is_taken(store: Store, name: str) -> None:
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_run_name_is_refused(store: Store, name: str) -> None:
     """A name must be safe as a folder and free of the signs of a reference."""
-    with pytest.raises(InvalidOption, match="is not a run name: expected 1 to 100 letters"):
+    with pytest.raises(InvalidOption, match=r"is not a run name: expected 1 to 100 letters"):
         store.run(name)
     assert list((store.path / "runs").iterdir()) == []
 
@@ -162,14 +162,14 @@ BAD_STATES = {
 @pytest.mark.parametrize("state", BAD_STATES.values(), ids=BAD_STATES.keys())
 def test_a_state_without_named_sections_is_refused(store: Store, state: object) -> None:
     """What a state looks like is said."""
-    with pytest.raises(InvalidOption, match="a state is a dict of named sections, such as"):
+    with pytest.raises(InvalidOption, match=r"a state is a dict of named sections, .*; found "):
         store.run("r").save(state)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("value", ["high", None, [1, 2], np.ones(2), {}, 10**400], ids=repr)
 def test_a_metric_that_is_no_number_is_refused(store: Store, value: object) -> None:
     """Before anything is written."""
-    with pytest.raises(InvalidOption, match="metric 'loss' is .*: expected one number"):
+    with pytest.raises(InvalidOption, match=r"metric 'loss' is .*: expected one number"):
         store.run("r").save(STATE, metrics={"loss": value})  # type: ignore[dict-item]
     assert store.run("r").checkpoints() == []
 

@@ -1,7 +1,8 @@
 """A training with the Trainer of Hugging Face Transformers, to be killed and started again by the tests.
 
 Usage: transformers_training.py, with one JSON object a line on its standard input, each a training that runs in a fork:
-{"store": PATH, "seed": N, "kill": [EPOCH, STEP] or null, "args": {...}, "tracker": {...}, "early": [PATIENCE, THRESHOLD], …}.
+{"store": PATH, "seed": N, "kill": [EPOCH, STEP, TRAINING] or null, "times": TRAININGS, "early": [PATIENCE, THRESHOLD],
+"args": {TrainingArguments}, "tracker": {its keywords}, "noisy": whether data draw random numbers, "by_folder": true}.
 It answers each with a line, [exit status, {"version epoch:step": digest}] with all checkpoints of the run.
 """
 
@@ -54,21 +55,30 @@ class Net(nn.Module):
 
 
 class Kill(TrainerCallback):
-    """Kills the process before a step of an epoch, once what was saved is durable."""
+    """Kills the process before a step of an epoch of a training, once what was saved is durable."""
 
-    def __init__(self, tracker, epoch, step):
-        self.tracker, self.at = tracker, (epoch, step)
-        self.epoch = self.step = -1
+    def __init__(self, tracker, epoch, step, training=0):
+        self.tracker, self.at = tracker, (training, epoch, step)
+        self.training = self.epoch = self.step = -1
+
+    def on_train_begin(self, args, state, control, **_):
+        self.training += 1
 
     def on_epoch_begin(self, args, state, control, **_):
-        self.epoch = int(state.epoch)
-        self.step = -1
+        self.epoch, self.step = int(state.epoch), -1
 
     def on_step_begin(self, args, state, control, **_):
         self.step += 1
-        if (self.epoch, self.step) == self.at:
+        if (self.training, self.epoch, self.step) == self.at:
             self.tracker.run.writer().drain()
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Draw(TrainerCallback):
+    """Draws a random number as an epoch begins."""
+
+    def on_epoch_begin(self, args, state, control, **_):
+        torch.rand(())
 
 
 def arguments(folder, **more):
@@ -102,7 +112,7 @@ def train(case):
     """The training of one case, to its end or its death."""
     given = {"monitor": "eval_loss", "mode": "min", "keep": "last:99", **case.get("tracker", {})}
     tracker = CheckpointTracker(case["store"], "training", **given)
-    more = []
+    more = [Draw()]
     if case.get("early"):
         more.append(EarlyStoppingCallback(*case["early"]))
     if case.get("kill"):
