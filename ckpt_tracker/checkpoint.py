@@ -6,12 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker import manifest as manifests
-from ckpt_tracker.errors import CheckpointNotFound
 from ckpt_tracker.records import CheckpointRecord, Parent, VerifyReport
-from ckpt_tracker.selection import nearest
-from ckpt_tracker.tensors import kind_named
-from ckpt_tracker.tree import decode
 
 if TYPE_CHECKING:
     from ckpt_tracker.layout import Layout
@@ -129,23 +124,10 @@ class Checkpoint:
         Raises Damaged naming the tensor, CheckpointGone when it was deleted meanwhile, CheckpointNotFound for
         a section that it doesn't have.
         """
-        found = self._manifest()
-        tree = dict(found.sections)
-        if section is not None and section not in tree:
-            hint = nearest(section, tree)
-            raise CheckpointNotFound(f"{self.ref} has no section {section!r}{hint}")
-        names = found.tensor_names()
-        loaded: dict[int, Any] = {}
+        from ckpt_tracker.loading import load_state
 
-        def tensor(index: int) -> Any:
-            if index not in loaded:
-                entry = found.tensors[index]
-                kind = kind_named("numpy" if as_numpy else entry.spec.kind)
-                data = self._objects.read(entry, ref=self.ref, name=names[index])
-                loaded[index] = kind.build(entry.spec, data)
-            return loaded[index]
-
-        return decode(tree if section is None else tree[section], tensor)
+        self.wait()
+        return load_state(self._layout, self._objects, self._record, section=section, as_numpy=as_numpy)
 
     def verify(self, *, deep: bool = True) -> VerifyReport:
         """Checks its manifest and its objects: their sizes, and with `deep` every byte."""
@@ -153,7 +135,3 @@ class Checkpoint:
 
         self.wait()
         return verify_checkpoint(self._layout, self._objects, self.run, self.version, deep=deep)
-
-    def _manifest(self) -> manifests.Manifest:
-        self.wait()
-        return manifests.read(self._layout.manifests(self.run), self.version, run=self.run)

@@ -12,8 +12,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from blake3 import blake3
-
 from ckpt_tracker.errors import Damaged
 
 Json = Any
@@ -57,19 +55,25 @@ def load(data: bytes, *, name: str) -> Json:
 def seal(document: dict[str, Json]) -> bytes:
     """The canonical bytes of a non-empty object, with its checksum as the last member."""
     body = dump(document)[:-1]
-    return body + _SEAL + blake3(body).hexdigest().encode() + b'"}'
+    return body + _seal_of(body)
 
 
 def unseal(data: bytes, *, name: str) -> dict[str, Json]:
     """The document in sealed bytes, without its checksum. Raises Damaged when they don't agree."""
     body, mark = data[:-_SEAL_LENGTH], data[-_SEAL_LENGTH:]
-    if mark != _SEAL + blake3(body).hexdigest().encode() + b'"}':
+    if mark != _seal_of(body):
         raise Damaged(f"{name} is damaged: its checksum does not match its {len(data)} bytes")
     document = load(data, name=name)
     if not isinstance(document, dict):
         raise Damaged(f"{name} is damaged: expected a JSON object, found {type(document).__name__}")
     del document["checksum"]
     return document
+
+
+def _seal_of(body: bytes) -> bytes:
+    from blake3 import blake3
+
+    return _SEAL + blake3(body).hexdigest().encode() + b'"}'
 
 
 def _unique_members(pairs: list[tuple[str, Json]]) -> dict[str, Json]:

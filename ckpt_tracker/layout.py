@@ -7,15 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from blake3 import blake3
-
 from ckpt_tracker.errors import Damaged, NotAStore, StoreNotFound
 from ckpt_tracker.filesystem import make_folder, write_durably
+from ckpt_tracker.formats import FORMAT, open_document
 from ckpt_tracker.jsonfile import seal
-from ckpt_tracker.manifest import FORMAT, open_document
 from ckpt_tracker.selection import RUN_NAME
 
-_FOLDERS = ("runs", "objects", "trash", "tmp", "locks")
+# in the order in which they are made: `runs` alone is somebody else's (TensorBoard calls its folder that)
+_FOLDERS = ("locks", "tmp", "objects", "trash", "runs")
 _OURS = {*_FOLDERS, "store.json", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm"}
 
 
@@ -57,7 +56,14 @@ class Layout:
         if self.writable:
             return self.root / "index.sqlite"
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ckpt_tracker"
-        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            import tempfile
+
+            cache = Path(tempfile.mkdtemp(prefix="ckpt_tracker-"))
+        from blake3 import blake3
+
         return cache / f"{blake3(str(self.root.resolve()).encode()).hexdigest()[:32]}.sqlite"
 
     def open(self, *, create: bool) -> dict[str, Any]:
@@ -81,16 +87,18 @@ class Layout:
 
     def _create(self, *, create: bool) -> dict[str, Any]:
         found = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
-        if found - _OURS:
-            some = ", ".join(sorted(found - _OURS)[:3])
+        half_made = found <= _OURS and ("runs" not in found or {"locks", "objects"} <= found)
+        if not half_made:
+            some = ", ".join(sorted(found)[:3])
             raise NotAStore(
                 f"{self.root} is not a store: it holds {some} and no store.json; name a new or an empty folder"
             )
         if not create and "runs" not in found:
             raise StoreNotFound(f"there is no store at {self.root}: name one with --store or $CKPT_TRACKER_STORE")
-        self._make_folders()
         document = {"format": FORMAT, "id": os.urandom(16).hex()}
-        write_durably(self.store_file, seal(document), tmp=self.tmp)
+        if not found or self.writable:
+            self._make_folders()
+            write_durably(self.store_file, seal(document), tmp=self.tmp)
         return document
 
     def _make_folders(self) -> None:

@@ -6,8 +6,6 @@ and a table of their tensors. It is written once, by a rename that is the commit
 
 from __future__ import annotations
 
-import contextlib
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,16 +14,13 @@ from typing import Any
 
 from blake3 import blake3
 
-from ckpt_tracker.errors import CheckpointGone, Damaged, FormatTooNew
+from ckpt_tracker.errors import CheckpointGone, Damaged
 from ckpt_tracker.filesystem import write_durably
-from ckpt_tracker.jsonfile import dump_sorted, load, seal, unseal
-from ckpt_tracker.objects import NAME
+from ckpt_tracker.formats import FORMAT, OBJECT_NAME, file_name, open_document
+from ckpt_tracker.jsonfile import dump, dump_sorted, seal
 from ckpt_tracker.records import CheckpointRecord, Parent, Piece, TensorEntry, TensorSpec
 from ckpt_tracker.tensors import itemsize_fits
 from ckpt_tracker.tree import decode, encode, replace_tensors
-
-FORMAT = 1
-_FILE = re.compile(r"([0-9]{6,})\.json")
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,10 @@ class Manifest:
     def tensor_names(self) -> dict[int, str]:
         """The path of each tensor in the tree (`model.fc.weight`), by its index in the table."""
         names: dict[int, str] = {}
-        _name_tensors(self.sections, "", names)
+        try:
+            _name_tensors(self.sections, "", names)
+        except (LookupError, TypeError, ValueError) as error:
+            raise Damaged(f"{self.record.ref} is damaged: its tree is not one that was saved: {error!r}") from error
         return names
 
 
@@ -59,20 +57,6 @@ def digest(sections: Mapping[str, Any], tensors: Sequence[TensorEntry]) -> str:
         return {"$tensor": [spec.dtype, spec.shape, tensors[index].hash]}
 
     return blake3(dump_sorted(replace_tensors(dict(sections), logical))).hexdigest()
-
-
-def file_name(version: int) -> str:
-    """`000012.json`."""
-    return f"{version:06d}.json"
-
-
-def versions(folder: Path) -> list[int]:
-    """The versions whose manifests are in a folder, in ascending order."""
-    try:
-        found = [_FILE.fullmatch(path.name) for path in folder.iterdir()]
-    except FileNotFoundError:
-        return []
-    return sorted(int(match[1]) for match in found if match)
 
 
 def publish(manifest: Manifest, folder: Path, *, tmp: Path) -> None:
@@ -100,32 +84,6 @@ def read(folder: Path, version: int, *, run: str) -> Manifest:
     if (manifest.record.run, manifest.record.version) != (run, version):
         raise Damaged(f"{name} is damaged: it is the manifest of {manifest.record.ref}")
     return manifest
-
-
-def open_document(data: bytes, *, name: str) -> dict[str, Any]:
-    """The document in a sealed file of this format or an earlier one.
-
-    Raises FormatTooNew when a later version of ckpt_tracker wrote it, however that one seals; else Damaged.
-    """
-    try:
-        document = unseal(data, name=name)
-    except Damaged:
-        with contextlib.suppress(Damaged):
-            _check_format(load(data, name=name), name=name)
-        raise
-    _check_format(document, name=name)
-    return document
-
-
-def _check_format(document: Any, *, name: str) -> None:
-    found = document.get("format") if isinstance(document, dict) else None
-    if type(found) is not int or found < 1:
-        raise Damaged(f"{name} is damaged: its format is {found!r}")
-    if found > FORMAT:
-        raise FormatTooNew(
-            f"{name} has format {found}, and this ckpt_tracker reads up to format {FORMAT}: "
-            "upgrade with pip install -U ckpt-tracker"
-        )
 
 
 def _to_json(manifest: Manifest) -> dict[str, Any]:
@@ -214,7 +172,7 @@ def _natural(value: object) -> int:
 
 
 def _hash(value: object) -> str:
-    if not isinstance(value, str) or not NAME.fullmatch(value):
+    if not isinstance(value, str) or not OBJECT_NAME.fullmatch(value):
         raise ValueError(f"expected a hash, found {value!r}")
     return value
 
@@ -224,10 +182,18 @@ def _name_tensors(form: Any, path: str, names: dict[int, str]) -> None:
         for index, each in enumerate(form):
             _name_tensors(each, f"{path}[{index}]", names)
     elif isinstance(form, dict):
-        for key, each in form.items():
+        for key, body in form.items():
             if key == "$tensor":
-                names.setdefault(each, path)
-            elif key in ("$odict", "$tuple"):
-                _name_tensors(each[0] if key == "$odict" else each, path, names)
+                names.setdefault(body, path)
+            elif key in _PAIRS:
+                for name, each in body if _PAIRS[key] is None else body[_PAIRS[key]]:
+                    _name_tensors(each, f"{path}[{dump(name).decode()}]", names)
+            elif key[:1] == "$":
+                _name_tensors(body[_BODIES[key]] if key in _BODIES else body, path, names)
             else:
-                _name_tensors(each, f"{path}.{key}" if path else key, names)
+                _name_tensors(body, f"{path}.{key}" if path else key, names)
+
+
+# where in the body of a form its members are
+_BODIES = {"$odict": 0, "$deque": 1, "$namedtuple": 1, "$dataclass": 1, "$dictclass": 1}
+_PAIRS = {"$dict": None, "$counter": None, "$defaultdict": 1}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +18,12 @@ from blake3 import blake3
 
 from ckpt_tracker.errors import CheckpointGone, Damaged
 from ckpt_tracker.filesystem import create, make_folder, sync, sync_path, unused_name
+from ckpt_tracker.formats import OBJECT_NAME
 from ckpt_tracker.records import Piece, TensorEntry, TensorSpec
 
 if TYPE_CHECKING:
     from ckpt_tracker.tensors import Bytes
 
-NAME = re.compile(r"[0-9a-f]{64}")
 SMALL = 64 * 1024
 """Tensors below this many bytes share an object."""
 _ALIGNMENT = 64
@@ -40,7 +39,7 @@ class ObjectFolder:
 
     def path(self, name: str) -> Path:
         """Where the object is. Raises Damaged for a name that is no hash: nothing else is ever used as a path."""
-        if not NAME.fullmatch(name):
+        if not OBJECT_NAME.fullmatch(name):
             raise Damaged(f"{name!r} is not the name of an object")
         return self.folder / name[:2] / name
 
@@ -55,7 +54,7 @@ class ObjectFolder:
         """All objects, in no order."""
         with contextlib.suppress(FileNotFoundError):
             for fan in sorted(each for each in self.folder.iterdir() if each.is_dir()):
-                yield from (each.name for each in fan.iterdir() if NAME.fullmatch(each.name))
+                yield from (each.name for each in fan.iterdir() if OBJECT_NAME.fullmatch(each.name))
 
     def delete(self, name: str) -> int:
         """Deletes an object, and returns the bytes it had."""

@@ -14,10 +14,12 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from ckpt_tracker import formats
 from ckpt_tracker import manifest as manifests
 from ckpt_tracker.errors import CheckpointGone, CkptTrackerError
 from ckpt_tracker.events import EventLog
 from ckpt_tracker.filesystem import StoreLock, make_folder, sync_path
+from ckpt_tracker.formats import file_name
 from ckpt_tracker.layout import Layout
 from ckpt_tracker.objects import ObjectFolder
 
@@ -43,7 +45,7 @@ class Reclaimer:
             self._postponed |= self._objects_of(run, versions)
             self._log_of(run).append("evict", versions=list(versions), reason="retention")
             for version in versions:
-                (folder / manifests.file_name(version)).unlink(missing_ok=True)
+                (folder / file_name(version)).unlink(missing_ok=True)
             sync_path(folder)
 
     def free(self) -> int:
@@ -60,12 +62,12 @@ class Reclaimer:
         """Moves checkpoints to the trash: their objects stay until the trash is emptied, a day later or more."""
         source, target = self._layout.manifests(run), self._layout.trash / run
         with self._lock.writing():
-            there = sorted(set(versions) & set(manifests.versions(source)))
+            there = sorted(set(versions) & set(formats.versions(source)))
             if not there:
                 return
             self._log_of(run).append("remove", versions=there)
             make_folder(target)
-            for name in map(manifests.file_name, there):
+            for name in map(file_name, there):
                 os.utime(source / name)
                 os.replace(source / name, target / name)
             sync_path(target)
@@ -87,7 +89,7 @@ class Reclaimer:
 
     def freed_by(self, removed: Iterable[tuple[str, int]]) -> int:
         """Bytes of the objects that only these checkpoints need; 0 while a manifest can't be read, and that is said."""
-        going = {self._layout.manifests(run) / manifests.file_name(version) for run, version in removed}
+        going = {self._layout.manifests(run) / file_name(version) for run, version in removed}
         try:
             needed = [self._needed(path) for path in going]
             live = self._live(without=going)
@@ -114,8 +116,8 @@ class Reclaimer:
     def _manifest_files(self) -> Iterator[Path]:
         for run in self._layout.run_names():
             for folder in (self._layout.manifests(run), self._layout.trash / run):
-                for version in manifests.versions(folder):
-                    yield folder / manifests.file_name(version)
+                for version in formats.versions(folder):
+                    yield folder / file_name(version)
 
     def _needed(self, path: Path) -> frozenset[str]:
         """The objects of a manifest; none when it is gone. Manifests never change, so each is read once."""
@@ -135,7 +137,7 @@ class Reclaimer:
         needed: set[str] = set()
         for version in versions:
             try:
-                needed |= self._needed(self._layout.manifests(run) / manifests.file_name(version))
+                needed |= self._needed(self._layout.manifests(run) / file_name(version))
             except CkptTrackerError as error:
                 # its objects are left to the next gc
                 _log.warning("%s", error)

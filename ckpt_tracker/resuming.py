@@ -12,6 +12,7 @@ from ckpt_tracker import environment
 from ckpt_tracker import manifest as manifests
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import CheckpointGone, CheckpointNotFound, Damaged, InvalidOption
+from ckpt_tracker.formats import versions
 from ckpt_tracker.records import Monitor
 from ckpt_tracker.run import Run
 from ckpt_tracker.selection import parse
@@ -83,7 +84,7 @@ def fresh_name() -> str:
 
 def _newest_that_loads(store: Store, run: Run) -> Resumed:
     skipped = 0
-    for version in reversed(manifests.versions(store.layout.manifests(run.name))):
+    for version in reversed(versions(store.layout.manifests(run.name))):
         try:
             found = manifests.read(store.layout.manifests(run.name), version, run=run.name)
             checkpoint = store.checkpoint(found.record)

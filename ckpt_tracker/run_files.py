@@ -9,11 +9,11 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from ckpt_tracker import manifest as manifests
 from ckpt_tracker.environment import describe
 from ckpt_tracker.errors import CkptTrackerError, Damaged
 from ckpt_tracker.events import EventLog
 from ckpt_tracker.filesystem import make_folder, write_durably
+from ckpt_tracker.formats import FORMAT, open_document, versions
 from ckpt_tracker.index import Index
 from ckpt_tracker.jsonfile import plain, seal
 from ckpt_tracker.layout import Layout
@@ -31,7 +31,7 @@ def start(layout: Layout, name: str, config: Mapping[str, Any], *, unnamed: bool
     """Writes a run's `run.json`; durable when it returns. What JSON can't hold of the config becomes text."""
     make_folder(layout.manifests(name))
     document = {
-        "format": manifests.FORMAT,
+        "format": FORMAT,
         "name": name,
         "created_at": datetime.now(timezone.utc).isoformat(),
         "config": plain(dict(config)),
@@ -46,7 +46,7 @@ def read(layout: Layout, name: str) -> RunRecord:
     path = _path(layout, name)
     state = events(layout, name).state()
     try:
-        record = _from_json(manifests.open_document(path.read_bytes(), name=str(path)))
+        record = _from_json(open_document(path.read_bytes(), name=str(path)))
     except (Damaged, FileNotFoundError) as error:
         _log.warning("the config of run %s is lost: %s", name, error)
         record = RunRecord(name, datetime.fromtimestamp(0, timezone.utc))
@@ -64,7 +64,7 @@ def bring_up_to_date(index: Index, layout: Layout) -> None:
     known = index.versions()
     indexed_runs = {run.name: run for run in index.runs()}
     for name in layout.run_names():
-        on_disk = set(manifests.versions(layout.manifests(name)))
+        on_disk = set(versions(layout.manifests(name)))
         if not on_disk and not exists(layout, name):
             continue  # another process is about to start it
         record = read(layout, name)
@@ -83,11 +83,13 @@ def _path(layout: Layout, name: str) -> Path:
     return layout.run(name) / "run.json"
 
 
-def _readable(layout: Layout, run: str, versions: Iterable[int]) -> list[CheckpointRecord]:
+def _readable(layout: Layout, run: str, missing: Iterable[int]) -> list[CheckpointRecord]:
+    from ckpt_tracker import manifest
+
     found = []
-    for version in versions:
+    for version in missing:
         try:
-            found.append(manifests.read(layout.manifests(run), version, run=run).record)
+            found.append(manifest.read(layout.manifests(run), version, run=run).record)
         except CkptTrackerError as error:
             _log.warning("%s@v%d is left out: %s", run, version, error)
     return found

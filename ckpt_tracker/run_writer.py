@@ -20,6 +20,7 @@ from ckpt_tracker import manifest as manifests
 from ckpt_tracker.errors import CkptTrackerError, RunBusy
 from ckpt_tracker.events import EventLog
 from ckpt_tracker.filesystem import FileLock, naming_full_disk
+from ckpt_tracker.formats import versions
 from ckpt_tracker.objects import ObjectWriter, WrittenTensors
 from ckpt_tracker.records import CheckpointRecord, Parent
 from ckpt_tracker.staging import CapturedState, StagingBuffer
@@ -57,16 +58,17 @@ class RunWriter:
         self._held: Capture | None = None
         self._objects = ObjectWriter(store.objects)
         removed = EventLog(store.layout.run(run) / "events.jsonl").state().newest_removed
-        self._version = max([removed, *manifests.versions(self._folder)])
+        self._version = max([removed, *versions(self._folder)])
         self.parent: Parent | None = None
         self._remember_newest()
 
     def capture(self, state: Mapping[str, object]) -> Capture:
         """Copies the state; it may change once this returns. Waits for the save before to be written.
 
-        Raises UnstorableLeaf for what has no form.
+        Raises UnstorableLeaf for what has no form, SaveFailed in a forked child.
         """
         started = time.perf_counter()
+        self._writer.check_process(f"run {self._run!r}")
         # a capture that is still held would never free the common buffer
         buffer = StagingBuffer() if self._held else self._staging
         captured = buffer.capture(encode(dict(state)))
@@ -142,7 +144,7 @@ class RunWriter:
 
     def _remember_newest(self) -> None:
         """Lets the first save refer to what the run's newest checkpoint stored."""
-        for version in reversed(manifests.versions(self._folder)):
+        for version in reversed(versions(self._folder)):
             try:
                 self._objects.remember(manifests.read(self._folder, version, run=self._run).tensors)
             except CkptTrackerError:

@@ -13,8 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker import manifest as manifests
-from ckpt_tracker import run_files
+from ckpt_tracker import formats, run_files
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import (
     CheckpointNotFound,
@@ -25,7 +24,6 @@ from ckpt_tracker.errors import (
 from ckpt_tracker.filesystem import StoreLock
 from ckpt_tracker.index import Index
 from ckpt_tracker.layout import Layout
-from ckpt_tracker.objects import ObjectFolder
 from ckpt_tracker.records import CheckpointRecord, Plan, RunRecord, VerifyReport
 from ckpt_tracker.run import Run
 from ckpt_tracker.selection import Reference, check_run_name, nearest
@@ -34,6 +32,7 @@ from ckpt_tracker.selection import parse as parse_reference
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ckpt_tracker.objects import ObjectFolder
     from ckpt_tracker.reclaim import Reclaimer
     from ckpt_tracker.retention import Retention
     from ckpt_tracker.verification import Progress
@@ -54,7 +53,6 @@ class Store:
         self.layout = Layout(self.path)
         self.id: str = self.layout.open(create=create)["id"]
         self.read_only = not self.layout.writable
-        self.objects = ObjectFolder(self.layout.objects, tmp=self.layout.tmp)
         self.lock = StoreLock(self.layout.locks)
         self.index = Index(self.layout.index_file(), fill=self._fill)
         self._runs: dict[str, Run] = {}
@@ -86,6 +84,13 @@ class Store:
             stack.callback(self.index.close)
             for run in self._runs.values():
                 stack.callback(run.close)
+
+    @cached_property
+    def objects(self) -> ObjectFolder:
+        """Where the bytes of tensors are. Loaded, as all that looking can do without, when first needed."""
+        from ckpt_tracker.objects import ObjectFolder
+
+        return ObjectFolder(self.layout.objects, tmp=self.layout.tmp)
 
     # -- runs and checkpoints --------------------------------------------------------------------------------
 
@@ -178,7 +183,7 @@ class Store:
         runs = {each.checkpoint.run for each in plan.decisions}
         removed = {run: [each.version for each in plan.removed if each.run == run] for run in runs}
         for run, versions in removed.items():
-            if set(manifests.versions(self.layout.manifests(run))) <= set(versions):
+            if set(formats.versions(self.layout.manifests(run))) <= set(versions):
                 raise InvalidOption(f"the plan would leave run {run!r} without any checkpoint: keep one at least")
         for run, versions in sorted(removed.items()):
             if versions:

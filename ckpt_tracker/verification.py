@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ckpt_tracker import manifest as manifests
 from ckpt_tracker.errors import CkptTrackerError, Damaged
+from ckpt_tracker.formats import file_name, versions
 from ckpt_tracker.layout import Layout
 from ckpt_tracker.objects import ObjectFolder
 from ckpt_tracker.records import Finding, VerifyReport
@@ -35,7 +36,7 @@ class _Check:
             if manifests.digest(found.sections, found.tensors) != found.record.digest:
                 raise Damaged(f"{ref}: its digest is not that of its tree")
         except CkptTrackerError as error:
-            self.findings.append(Finding(ref, folder / manifests.file_name(version), str(error)))
+            self.findings.append(Finding(ref, folder / file_name(version), str(error)))
             return
         for entry in found.tensors:
             for piece in entry.pieces:
@@ -95,7 +96,7 @@ def verify_runs(
     """Verifies every checkpoint of the runs; an object that several share is read once."""
     check = _Check(layout, objects)
     for run in runs:
-        for version in manifests.versions(layout.manifests(run)):
+        for version in versions(layout.manifests(run)):
             check.manifest(run, version)
     check.objects(deep=deep, progress=progress)
     return check.report()

@@ -85,9 +85,8 @@ class BackgroundWriter:
         self._process = os.getpid()
 
     def submit(self, name: str, job: Callable[[], Result]) -> Pending[Result]:
-        """Queues a job. Raises SaveFailed in a forked child, which has no writer thread."""
-        if os.getpid() != self._process:
-            raise SaveFailed(f"{name} was not saved: a forked process can't save for its parent")
+        """Queues a job. Raises SaveFailed in a forked child."""
+        self.check_process(name)
         if self._thread is None:
             # the thread knows the queue alone, so that a writer nobody holds any more can end it
             self._thread = threading.Thread(target=_work, args=(self._jobs,), name=self._name, daemon=True)
@@ -98,6 +97,11 @@ class BackgroundWriter:
         self._submitted.append(pending)  # type: ignore[arg-type]
         self._jobs.put(pending)  # type: ignore[arg-type]
         return pending
+
+    def check_process(self, name: str) -> None:
+        """Raises SaveFailed in a forked child, which has no writer thread."""
+        if os.getpid() != self._process:
+            raise SaveFailed(f"{name} was not saved: a forked process can't save for its parent")
 
     def raise_pending(self) -> None:
         """Raises the first error that nobody has been told of, once."""

@@ -1,7 +1,8 @@
 """A small Lightning training, and a process that forks it: imported once, killed and started again many times.
 
 Usage: lightning_training.py PACKAGE, then one JSON object a line on standard input, each answered by one line: the exit
-status of a fork that ran the training so described, and the digests of its run's checkpoints.
+status of a fork that ran the training so described, and the digests of its run's checkpoints. With a JSON object as the
+second argument it runs that training itself, on as many ranks as that says, and the first one prints the digests.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def fit(lightning, case):
     """Trains as the case says; returns the digest of each checkpoint, by epoch and step."""
     from ckpt_tracker.integrations.lightning import CheckpointTracker
 
-    lightning.seed_everything(case["seed"], verbose=False)
+    lightning.seed_everything(case["seed"] + int(os.environ.get("LOCAL_RANK", "0")), verbose=False)
     callbacks = importlib.import_module(f"{lightning.__name__}.callbacks")
     tracker = CheckpointTracker(
         case["store"],
@@ -120,6 +121,8 @@ def fit(lightning, case):
     generator = torch.Generator().manual_seed(case["seed"]) if case.get("generator") else None
     model = make_model(lightning, scheduler=case.get("scheduler"), kill=case.get("kill"))
     trainer.fit(model, *loaders(workers=case.get("workers", 0), generator=generator))
+    if not trainer.is_global_zero:
+        sys.exit()
     return {f"{each.epoch}:{each.step}": each.digest for each in tracker.run.checkpoints()}
 
 
@@ -146,6 +149,9 @@ def main():
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     lightning = importlib.import_module(sys.argv[1])
+    if len(sys.argv) > 2:
+        print(json.dumps(fit(lightning, json.loads(sys.argv[2]))))
+        return
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     for line in sys.stdin:

@@ -88,43 +88,73 @@ class Trainings:
 
 
 @pytest.fixture(scope="module")
-def trainings(request, tmp_path_factory):
-    """One process for each package, as importing it takes longer than all trainings."""
-    log = tmp_path_factory.mktemp("trainings") / "log"
-    process = Trainings(getattr(request, "param", "lightning.pytorch"), log)
-    yield process
-    process.close()
+def trainings(tmp_path_factory):
+    """Starts one process for each package, as importing it takes longer than all trainings."""
+    log = tmp_path_factory.mktemp("trainings")
+    processes = {}
+
+    def of(package):
+        if package not in processes:
+            processes[package] = Trainings(package, log / package)
+        return processes[package]
+
+    yield of
+    for process in processes.values():
+        process.close()
 
 
-@pytest.mark.parametrize(("trainings", "name"), TRIED, indirect=["trainings"])
-def test_a_killed_training_leaves_the_same_checkpoints(trainings, name, tmp_path):
+@pytest.mark.parametrize(("package", "name"), TRIED)
+def test_a_killed_training_leaves_the_same_checkpoints(trainings, package, name, tmp_path):
     """Every checkpoint's digest is that of an uninterrupted run, although the restart had other seeds."""
-    case = CASES[name]
+    process, case = trainings(package), CASES[name]
 
-    status, whole = trainings.fit(case, tmp_path / "whole", seed=1)
-    killed, _ = trainings.fit(case, tmp_path / "killed", seed=1, kill=case["kill"])
-    resumed, restarted = trainings.fit(case, tmp_path / "killed", seed=2)
+    status, whole = process.fit(case, tmp_path / "whole", seed=1)
+    killed, _ = process.fit(case, tmp_path / "killed", seed=1, kill=case["kill"])
+    resumed, restarted = process.fit(case, tmp_path / "killed", seed=2)
 
     assert (status, killed, resumed) == (0, -signal.SIGKILL, 0)
     assert restarted == whole
 
 
-@pytest.mark.parametrize("trainings", ["lightning.pytorch"], indirect=True)
 def test_a_training_killed_three_times_leaves_the_same_checkpoints(trainings, tmp_path):
     """Each restart goes on from what the one before left, at an epoch's end or inside one."""
+    process = trainings("lightning.pytorch")
     case = {**WITHIN, "scheduler": "plateau"}
 
-    _, whole = trainings.fit(case, tmp_path / "whole", seed=1)
+    _, whole = process.fit(case, tmp_path / "whole", seed=1)
     for seed, kill in enumerate([[0, 3], [1, 1], [2, 0]], start=1):
-        trainings.fit(case, tmp_path / "killed", seed=seed, kill=kill)
+        process.fit(case, tmp_path / "killed", seed=seed, kill=kill)
 
-    assert trainings.fit(case, tmp_path / "killed", seed=9) == [0, whole]
+    assert process.fit(case, tmp_path / "killed", seed=9) == [0, whole]
 
 
-@pytest.mark.parametrize("trainings", ["lightning.pytorch"], indirect=True)
 def test_another_seed_gives_other_digests(trainings, tmp_path):
     """The comparison can fail: the digests depend on the random states."""
-    _, first = trainings.fit({}, tmp_path / "a", seed=1)
-    _, second = trainings.fit({}, tmp_path / "b", seed=2)
+    process = trainings("lightning.pytorch")
+    _, first = process.fit({}, tmp_path / "a", seed=1)
+    _, second = process.fit({}, tmp_path / "b", seed=2)
 
     assert not set(first.values()) & set(second.values())
+
+
+@pytest.mark.slow
+def test_two_ranks_leave_the_same_checkpoints(tmp_path):
+    """Each rank gets its own random states and its own part of the data again; one of them writes."""
+
+    def fit(store, **case):
+        done = subprocess.run(
+            [sys.executable, SCRIPT, "lightning.pytorch", json.dumps({**case, **ranks, "store": str(store)})],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+        assert case.get("kill") or done.returncode == 0, done.stderr
+        return done.stdout.strip().splitlines()[-1:]
+
+    ranks = {**WITHIN, "scheduler": "onecycle", "trainer": {"devices": 2, "strategy": "ddp", "max_epochs": 3}}
+    whole = fit(tmp_path / "whole", seed=1)
+    fit(tmp_path / "killed", seed=1, kill=[1, 1])
+
+    assert fit(tmp_path / "killed", seed=5) == whole
+    assert [run.name for run in (tmp_path / "killed" / "runs").iterdir()] == ["run"]

@@ -33,6 +33,7 @@ CASES = {
     "killed before the first checkpoint": {"kill": [0, 3], "seed": 1, "noisy": True},
     "resume_from_checkpoint=hf_dir": {"kill": [2, 3], "noisy": True, "by_folder": True},
     "the second of two trainings": {"kill": [1, 1, 1], "noisy": True, "times": 2},
+    "between two trainings": {"kill": [0, 2, 1], "noisy": True, "times": 2},
     "inside an epoch, accumulation": {
         "kill": [1, 2],
         "tracker": {"every": ["1 epoch", "1 step"]},

@@ -31,13 +31,14 @@ def show(ref: str, store: str | None, as_json: bool) -> None:
     """Shows everything about the checkpoint REF: its state section by section, and the run it belongs to."""
     from ckpt_tracker import manifest as manifests
     from ckpt_tracker.cli.output import emit_json, emit_pairs
+    from ckpt_tracker.formats import file_name
 
     with open_store(store) as opened:
         checkpoint = opened[ref]
         folder = opened.layout.manifests(checkpoint.run)
         found = manifests.read(folder, checkpoint.version, run=checkpoint.run)
         document = _document(opened, found, checkpoint.tags)
-        document["manifest"] = str(folder / manifests.file_name(checkpoint.version))
+        document["manifest"] = str(folder / file_name(checkpoint.version))
     if as_json:
         emit_json(document)
     else:

@@ -137,9 +137,13 @@ def test_a_manifest_that_lies_is_damaged(file: Path, lie: Callable[[dict[str, An
         manifests.read(file.parent, 1, run="r")
 
 
-def test_a_tree_that_refers_to_no_tensor_of_the_table_is_damaged(store: Store, file: Path) -> None:
+TREES = [{"$tensor": 9}, {"$tensor": [0]}, {"$tensor": "x"}, {"$dict": 5}, {"$dict": [[1]]}, {"$odict": []}, {"$x": 1}]
+
+
+@pytest.mark.parametrize("tree", TREES, ids=repr)
+def test_a_tree_that_was_never_saved_is_damaged(store: Store, file: Path, tree: object) -> None:
     """The load says so, and returns nothing made up."""
-    _rewrite(file, lambda document: document["sections"]["model"].update(w={"$tensor": 9}))
+    _rewrite(file, lambda document: document["sections"]["model"].update(w=tree))
     with pytest.raises(Damaged):
         store["r@v1"].load()
 

@@ -48,7 +48,17 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(path: Path, conten
     (path / "data" / "x.csv").write_text("1,2")
     (path / "index.sqlite").write_text("theirs")
     before = contents(path)
-    with pytest.raises(NotAStore, match=r"is not a store: it holds data and no store\.json; name a new or an empty"):
+    with pytest.raises(NotAStore, match=r"is not a store: it holds data, .*no store\.json; name a new or an empty"):
+        Store(path)
+    assert contents(path) == before
+
+
+def test_the_runs_folder_of_another_tool_is_refused_and_left_alone(path: Path, contents: Contents) -> None:
+    """TensorBoard calls its folder so, too."""
+    (path / "runs" / "Nov21_host").mkdir(parents=True)
+    (path / "runs" / "Nov21_host" / "events.out").write_text("x")
+    before = contents(path)
+    with pytest.raises(NotAStore, match="it holds runs and no"):
         Store(path)
     assert contents(path) == before
 
@@ -88,7 +98,7 @@ def test_an_empty_folder_is_no_store_to_look_at(path: Path) -> None:
 def _steps_of_making(path: Path) -> list[Callable[[], object]]:
     return [
         path.mkdir,
-        *((path / name).mkdir for name in ("runs", "objects", "trash", "tmp", "locks")),
+        *((path / name).mkdir for name in ("locks", "tmp", "objects", "trash", "runs")),
         lambda: (path / "tmp" / "store.json.0123456789ab").write_bytes(b'{"form'),
     ]
 
