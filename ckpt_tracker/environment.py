@@ -19,7 +19,8 @@ def describe() -> dict[str, Any]:
 
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        # platform.platform() would start a process to ask for the processor's name
+        "platform": f"{platform.system()}-{platform.release()}-{platform.machine()}",
         "packages": {name: _version(name) for name in _PACKAGES if name in sys.modules},
         "script": script(),
     }

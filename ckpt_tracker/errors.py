@@ -112,3 +112,8 @@ class MissingExtra(CkptTrackerError, ImportError):
 
 class CheckpointWarning(UserWarning):
     """Something about checkpoints that the training script can mend; training goes on."""
+
+
+def add_note(error: BaseException, note: str) -> None:
+    """`error.add_note(note)`, which came with Python 3.11."""
+    error.__notes__ = [*getattr(error, "__notes__", []), note]

@@ -223,6 +223,9 @@ class ObjectWriter:
 
     def _flush(self) -> None:
         self._publish()
+        if self._folders:
+            # who made one of them may not have come to sync its name
+            self._folders.add(self._objects.folder)
         for folder in self._folders:
             sync_path(folder)
         self._folders.clear()

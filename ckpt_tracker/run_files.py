@@ -12,7 +12,7 @@ from typing import Any
 from ckpt_tracker.environment import describe
 from ckpt_tracker.errors import CkptTrackerError, Damaged
 from ckpt_tracker.events import EventLog
-from ckpt_tracker.filesystem import make_folder, write_durably
+from ckpt_tracker.filesystem import make_folder, sync_path, write_durably
 from ckpt_tracker.formats import FORMAT, open_document, versions
 from ckpt_tracker.index import Index
 from ckpt_tracker.jsonfile import plain, seal
@@ -30,6 +30,7 @@ def exists(layout: Layout, name: str) -> bool:
 def start(layout: Layout, name: str, config: Mapping[str, Any], *, unnamed: bool) -> None:
     """Writes a run's `run.json`; durable when it returns. What JSON can't hold of the config becomes text."""
     make_folder(layout.manifests(name))
+    sync_path(layout.runs)  # a start that was killed may have made the folder, and not synced its name
     document = {
         "format": FORMAT,
         "name": name,

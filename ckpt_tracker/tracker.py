@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Literal
 
 from ckpt_tracker import resuming
 from ckpt_tracker.checkpoint import Checkpoint
-from ckpt_tracker.errors import CheckpointWarning, CkptTrackerError, InvalidOption, RunBusy
+from ckpt_tracker.errors import CheckpointWarning, CkptTrackerError, InvalidOption, RunBusy, add_note
 from ckpt_tracker.records import CheckpointRecord, Mode, Plan
 from ckpt_tracker.retention import Best, Last, Retention, decide
 from ckpt_tracker.retention import parse as parse_retention
@@ -207,15 +207,15 @@ class Tracker:
             return
         try:
             run.writer().drain()
+            self._facing_errors(run.writer().raise_pending)
             if self._on_error == "warn" and self._newest is not None and error is None:
                 self._newest.wait(_CLOSE_SECONDS)
             if finished:
                 self.store.record_event(run.name, "finish")
-            self._facing_errors(run.writer().raise_pending)
         except CkptTrackerError as failed:
             if error is None:
                 raise
-            _add_note(error, f"ckpt_tracker: {failed}")
+            add_note(error, f"ckpt_tracker: {failed}")
         finally:
             self._release()
 
@@ -286,7 +286,8 @@ class Tracker:
         except CkptTrackerError as error:
             if self._on_error == "raise":
                 raise
-            warnings.warn(f"a checkpoint was not saved: {error}", CheckpointWarning, stacklevel=4)
+            told = "; ".join([str(error), *getattr(error, "__notes__", [])])
+            warnings.warn(f"a checkpoint was not saved: {told}", CheckpointWarning, stacklevel=4)
 
     def _warn_once(self, key: str, message: str) -> None:
         if key not in self._warned:
@@ -349,10 +350,7 @@ class TrackerCallback:
 def _retention(keep: Retention | str | None, *, monitored: bool) -> Retention:
     if keep is None:
         return Last(2) | Best(1) if monitored else Last(3)
-    return parse_retention(keep) if isinstance(keep, str) else keep
-
-
-def _add_note(error: BaseException, note: str) -> None:
-    """`add_note` came with Python 3.11."""
-    notes = getattr(error, "__notes__", [])
-    error.__notes__ = [*notes, note]
+    policy = parse_retention(keep) if isinstance(keep, str) else keep
+    if not isinstance(policy, Retention):
+        raise InvalidOption(f"keep={keep!r}: expected a retention such as Last(2), or text such as 'last:2'")
+    return policy

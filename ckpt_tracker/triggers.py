@@ -31,7 +31,7 @@ class Trigger:
 
 def parse(every: str | Sequence[str]) -> tuple[Trigger, ...]:
     """Triggers from text, or from several texts. Raises InvalidOption for what is none."""
-    texts = [every] if isinstance(every, str) else list(every)
+    texts = [every] if isinstance(every, str) or not isinstance(every, Sequence) else list(every)
     if not texts:
         raise InvalidOption("every=[] would never save: write for example every='1 epoch'")
     return tuple(_parse_one(text) for text in texts)

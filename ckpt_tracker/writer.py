@@ -6,6 +6,7 @@ An error of the thread is kept, and raised exactly once: at the next call from t
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import queue
 import threading
@@ -14,8 +15,9 @@ import weakref
 from collections.abc import Callable
 from typing import ClassVar, Generic, TypeVar
 
-from ckpt_tracker.errors import CkptTrackerError, SaveFailed
+from ckpt_tracker.errors import CkptTrackerError, SaveFailed, add_note
 
+_log = logging.getLogger("ckpt_tracker")
 Result = TypeVar("Result")
 
 
@@ -49,12 +51,11 @@ class Pending(Generic[Result]):
             raise self._error
         return self._result  # type: ignore[return-value]
 
-    def raise_once(self) -> None:
-        """Raises the job's error unless somebody has been told of it."""
-        if self.failed and not self._told:
-            self._told = True
-            assert self._error is not None
-            raise self._error
+    def untold(self) -> BaseException | None:
+        """The job's error, unless somebody has been told of it. Told from now on."""
+        error = None if self._told or not self.done else self._error
+        self._told = self._told or error is not None
+        return error
 
     def _run(self) -> None:
         try:
@@ -72,7 +73,7 @@ class Pending(Generic[Result]):
 class BackgroundWriter:
     """A thread for jobs, started with the first one and stopped by `close`.
 
-    Jobs that are queued when the interpreter exits are done first.
+    Jobs that are queued when the interpreter exits are done first; what fails then is logged.
     """
 
     _open: ClassVar[weakref.WeakSet[BackgroundWriter]] = weakref.WeakSet()
@@ -104,12 +105,14 @@ class BackgroundWriter:
             raise SaveFailed(f"{name} was not saved: a forked process can't save for its parent")
 
     def raise_pending(self) -> None:
-        """Raises the first error that nobody has been told of, once."""
-        self._submitted = [each for each in self._submitted if not each.done or each.failed]
-        for each in list(self._submitted):
-            if each.done:
-                self._submitted.remove(each)
-                each.raise_once()
+        """Raises the first error that nobody has been told of, once; the others are notes on it."""
+        ended = [each for each in self._submitted if each.done]
+        self._submitted = [each for each in self._submitted if each not in ended]
+        errors = [error for each in ended if (error := each.untold()) is not None]
+        if errors:
+            for other in errors[1:]:
+                add_note(errors[0], f"ckpt_tracker: {other}")
+            raise errors[0]
 
     def drain(self, timeout: float | None = None) -> list[str]:
         """Waits for all jobs, up to `timeout` seconds; returns the names of those that have not ended."""
@@ -135,7 +138,12 @@ class BackgroundWriter:
     @classmethod
     def _drain_all(cls) -> None:
         for writer in list(cls._open):
-            writer.drain()
+            if os.getpid() == writer._process:
+                writer.drain()
+                try:
+                    writer.raise_pending()
+                except CkptTrackerError as error:
+                    _log.error("%s", error)
 
 
 def _work(jobs: queue.SimpleQueue[Pending[object] | None]) -> None:

@@ -109,6 +109,14 @@ class Fit:
         self.data.restore(state.get("data", {}))
         _keras_random.restore(state["rng"])
 
+    def rewind(self, state: Mapping[str, Any], *, ref: str, rng: dict[str, Any]) -> None:
+        """Puts back what the fit before this one left, for this one to begin again, with `rng` as it began.
+
+        Its callbacks begin anew, and so does an optimizer that was compiled since.
+        """
+        self.model.restore(state, ref=ref, optimizers=self.model.step() > 0)
+        _keras_random.restore(rng)
+
     def _history(self) -> Any:
         histories = (each for each in self._others if isinstance(each, keras.callbacks.History))
         return next(histories, None)

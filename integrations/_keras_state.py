@@ -67,13 +67,15 @@ class ModelState:
             state["optimizers"] = dict(zip(names[1:], optimizers[1:], strict=True))
         return state
 
-    def restore(self, state: Mapping[str, Any], *, ref: str) -> None:
+    def restore(self, state: Mapping[str, Any], *, ref: str, optimizers: bool = True) -> None:
         """Assigns every variable. Raises StateMismatch, with nothing changed, where one does not fit."""
         self._build(state, ref)
-        stored = {"model": state["model"], "optimizer": state["optimizer"] or {}}
-        stored.update((f"optimizers.{name}", each) for name, each in state.get("optimizers", {}).items())
+        stored = {"model": state["model"]}
         live = {"model": model_variables(self.model)}
-        live.update((section, optimizer.variables) for section, optimizer in self._optimizer_sections())
+        if optimizers:
+            stored["optimizer"] = state["optimizer"] or {}
+            stored.update((f"optimizers.{name}", each) for name, each in state.get("optimizers", {}).items())
+            live.update((section, optimizer.variables) for section, optimizer in self._optimizer_sections())
         matched = [
             pair
             for section in {**stored, **live}
@@ -85,9 +87,11 @@ class ModelState:
         self._architecture = state["architecture"]["json"]
 
     def step(self) -> int:
-        """Optimizer steps done."""
-        optimizers = self._optimizers()
-        return int(optimizers[0][1].iterations) if optimizers else 0
+        """Optimizer steps done; of several optimizers, by the one that did most."""
+        done = [optimizer.iterations for _, optimizer in self._optimizers()]
+        # with accumulation it is not a variable, but a tensor
+        values = (each.value if isinstance(each, keras.Variable) else each for each in done)
+        return max((int(as_numpy(each)) for each in values), default=0)
 
     def variable_ids(self) -> frozenset[int]:
         """The ids of everything that the sections hold."""
@@ -98,7 +102,7 @@ class ModelState:
         paths = self._paths.get(name, [])
         if len(paths) != len(variables):
             paths = self._paths[name] = _unique([each.path for each in variables])
-        return {path: as_numpy(each) for path, each in zip(paths, variables, strict=True)}
+        return {path: as_numpy(each.value) for path, each in zip(paths, variables, strict=True)}
 
     def _optimizers(self) -> list[tuple[str, Any]]:
         """The compiled optimizer first; then those that a model with its own train_step keeps in attributes."""

@@ -42,12 +42,12 @@ def pack(value: object, *, apart_from: Collection[int] = ()) -> Any:
     if variables is not None:
         if variables and all(id(each) in apart_from for each in variables):
             raise NoState
-        return {_INSIDE: [as_numpy(each) for each in variables]}
+        return {_INSIDE: [as_numpy(each.value) for each in variables]}
     state = _state_inside(value)
     if state is not None:
         return {_INSIDE: state}
     if not _is_torch(value) and keras.ops.is_tensor(value):
-        return {_TENSOR: np.asarray(value)}
+        return {_TENSOR: as_numpy(value)}
     if callable(value) or isinstance(value, types.ModuleType) or _is_foreign(value):
         raise NoState
     return value
@@ -107,13 +107,12 @@ def quietly() -> Iterator[None]:
         yield
 
 
-def as_numpy(variable: Any) -> np.ndarray[Any, Any]:
-    """A Keras variable's value; where its memory can be read as it lies, without a copy."""
-    value = variable.value
-    if not _is_torch(value):
-        return np.asarray(value)
-    plain = value.device.type == "cpu" and str(value.dtype) != "torch.bfloat16"
-    array: np.ndarray[Any, Any] = value.detach().numpy() if plain else keras.ops.convert_to_numpy(value)
+def as_numpy(tensor: Any) -> np.ndarray[Any, Any]:
+    """A tensor of the backend; where its memory can be read as it lies, without a copy."""
+    if not _is_torch(tensor):
+        return np.asarray(tensor)
+    plain = tensor.device.type == "cpu" and str(tensor.dtype) != "torch.bfloat16"
+    array: np.ndarray[Any, Any] = tensor.detach().numpy() if plain else keras.ops.convert_to_numpy(tensor)
     return array
 
 

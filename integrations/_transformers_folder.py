@@ -89,8 +89,8 @@ def _as_transformers_has_it(states: Mapping[str, Any], *, distributed: bool) -> 
         "cpu": states["torch"],
     }
     numpy = states["numpy"]
-    words = numpy["state"]
-    found["numpy"] = (numpy["bit_generator"], words["key"], words["pos"], numpy["has_gauss"], numpy["gauss"])
+    key = [int(word) for word in numpy["state"]["key"]]  # an array needs leave to be loaded in some versions
+    found["numpy"] = (numpy["bit_generator"], key, numpy["state"]["pos"], numpy["has_gauss"], numpy["gauss"])
     devices = states.get("cuda")
     if devices:
         current = torch.cuda.current_device() if torch.cuda.is_available() else 0

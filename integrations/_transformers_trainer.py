@@ -8,24 +8,33 @@ which the log shows; where they are missing, the log's first loss after a restar
 from __future__ import annotations
 
 import functools
+import re
 import sys
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from importlib.util import find_spec
 from types import FrameType
 from typing import Any
 
 from ckpt_tracker.errors import InvalidOption, MissingExtra
 
+_OLDEST = (5, 3)
 Train = Callable[..., Any]
 NEVER = 2**126
 """A step that lies behind the end of every training."""
 
 
 def require_transformers() -> None:
-    """Raises MissingExtra where a package that the Trainer needs is not installed; imports nothing."""
+    """Raises MissingExtra where a package that the Trainer needs is not installed, or too old; imports nothing."""
     for package in ("transformers", "accelerate", "torch"):
         if find_spec(package) is None:
             raise MissingExtra(f"{package!r} is not installed: pip install 'ckpt-tracker[transformers]'")
+    found = version("transformers")
+    if tuple(int(number) for number in re.findall(r"\d+", found)[:2]) < _OLDEST:
+        # older ones load their best model before the last words, and hide the running loss
+        raise MissingExtra(
+            f"transformers {found} is installed, and 5.3 or later needed: pip install -U 'ckpt-tracker[transformers]'"
+        )
 
 
 def calling_trainer() -> Any:

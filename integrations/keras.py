@@ -18,6 +18,7 @@ import numpy as np
 
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import CheckpointNotFound, CheckpointWarning, StateMismatch
+from ckpt_tracker.integrations import _keras_random
 from ckpt_tracker.integrations._keras_callbacks import CallbackStates
 from ckpt_tracker.integrations._keras_fit import Fit
 from ckpt_tracker.integrations._keras_values import quietly
@@ -50,6 +51,7 @@ class CheckpointTracker(TrackerCallback, keras.callbacks.Callback):
         self._number = -1
         self._past: list[dict[str, Any]] = []
         self._checkpoint: Checkpoint | None = None
+        self._rng_at_begin: dict[str, Any] = {}
         self._told: set[str] = set()
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
@@ -94,6 +96,7 @@ class CheckpointTracker(TrackerCallback, keras.callbacks.Callback):
             return
         self._callbacks = fit.callbacks
         if checkpoint is None:
+            self._rng_at_begin = _keras_random.capture()
             return
         loop = _loop(checkpoint)
         if checkpoint.run != self.run.name:
@@ -133,9 +136,10 @@ class CheckpointTracker(TrackerCallback, keras.callbacks.Callback):
 
     def _continue(self, fit: Fit, checkpoint: Checkpoint, loop: Mapping[str, Any]) -> None:
         state = self._tracker.take_state() or checkpoint.load()
-        fit.restore(state, ref=checkpoint.ref)
         if loop["fit"] < self._number:
+            fit.rewind(state, ref=checkpoint.ref, rng=self._rng_at_begin)
             return
+        fit.restore(state, ref=checkpoint.ref)
         self._past = loop["past"]
         fit.first = self.model._initial_epoch = loop["epoch"] + 1
         if loop["stop_training"] and not self._goes_on:

@@ -180,6 +180,29 @@ def test_a_script_of_two_fits_stopped_in_the_second_passes_over_the_first(tmp_pa
     assert tracker.run.last().digest == whole.run.last().digest
 
 
+@pytest.mark.parametrize("compiled_anew", [True, False])
+def test_a_second_fit_interrupted_in_its_first_epoch_begins_it_again(tmp_path, compiled_anew):
+    """It starts from what the first fit left, and with its own optimizer."""
+
+    def second(model, tracker, *others, compiled):
+        if compiled:
+            model.compile("adam", "mse")
+        train(model, tracker, *others, epochs=2)
+
+    finals = []
+    for name, interrupts in (("whole", []), ("cut", [StopAt(0)])):
+        keras.utils.set_random_seed(1)
+        keras.utils.clear_session()
+        model, tracker = make_model(), CheckpointTracker(tmp_path / name, "r")
+        train(model, tracker, epochs=2)
+        if interrupts:
+            with pytest.raises(KeyboardInterrupt):
+                second(model, tracker, *interrupts, compiled=compiled_anew)
+        second(model, tracker, compiled=compiled_anew)
+        finals.append(weights(model))
+    assert np.array_equal(*finals)
+
+
 def test_a_finished_training_started_again_trains_nothing_and_says_so(tmp_path, caplog):
     """The model has the final weights, and no checkpoint is added."""
     model = make_model()

@@ -500,3 +500,61 @@ def test_the_trainer_is_left_as_it_was():
     trainer.fit(make_model(lightning), *loaders())
 
     assert trainer.callbacks == before
+
+
+def test_a_checkpoint_inside_an_epoch_says_where_it_is():
+    """Its epoch is the last finished one, and validation's metrics are there where it validated at that step."""
+    tracker = make_tracker(every="1 step")
+    make_trainer(tracker, val_check_interval=2).fit(make_model(lightning), *loaders())
+    found = [(each.epoch, each.step, "val_loss" in each.metrics) for each in tracker.run.checkpoints()]
+
+    assert found[:5] == [(None, 1, False), (None, 2, True), (None, 3, False), (0, 4, True), (0, 5, False)]
+
+
+def test_a_users_own_path_to_the_store_is_refused():
+    """What the tracker did not prepare would lack random states."""
+    trainer = make_trainer(make_tracker())
+    trainer.fit(make_model(lightning), *loaders())
+
+    with pytest.raises(InvalidOption, match="the tracker alone saves"):
+        trainer.save_checkpoint("ckpt://mine")
+
+
+def test_a_reference_of_another_store_is_restored():
+    """A path that names its store is read from there."""
+    with Store("other") as other:
+        tracker = CheckpointTracker(other.path, "first", keep="last:9")
+        make_trainer(tracker).fit(make_model(lightning), *loaders())
+    path = f"ckpt://{other.path}/first@epoch:0"
+    make_trainer(make_tracker(), max_epochs=2).fit(make_model(lightning), *loaders(), ckpt_path=path)
+
+    assert saved() == [1]
+
+
+def test_a_branch_remembers_where_it_came_from():
+    """Continuing from an older checkpoint records it as the parent of what follows."""
+    make_trainer(make_tracker(), max_epochs=3).fit(make_model(lightning), *loaders())
+    tracker = make_tracker()
+    make_trainer(tracker, max_epochs=2).fit(make_model(lightning), *loaders(), ckpt_path="ckpt://run@v1")
+
+    assert tracker.resumed_from.ref == "run@v1"
+    assert [each.ref for each in tracker.run.last().parents] == ["run@v1"]
+
+
+def test_sharded_strategies_are_refused():
+    """They write past every checkpoint_io, so nothing of them would be in the store."""
+    trainer = make_trainer(make_tracker())
+    trainer.strategy.__class__ = type("FSDPStrategy", (type(trainer.strategy),), {})
+
+    with pytest.raises(InvalidOption, match="FSDPStrategy writes sharded checkpoints"):
+        trainer.fit(make_model(lightning), *loaders())
+
+
+def test_another_number_of_processes_is_refused(monkeypatch):
+    """Random states and data order belong to as many processes as there were."""
+    make_trainer(make_tracker()).fit(make_model(lightning), *loaders())
+    trainer = make_trainer(make_tracker(), max_epochs=3)
+    monkeypatch.setattr(trainer.strategy, "world_size", 2)
+
+    with pytest.raises(StateMismatch, match=r"saved by 1 process\(es\), and this training has 2"):
+        trainer.fit(make_model(lightning), *loaders())

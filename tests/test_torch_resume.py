@@ -1,6 +1,8 @@
 """A PyTorch training killed with SIGKILL and started again ends where an uninterrupted one does, bit for bit."""
 
 import signal
+import subprocess
+import sys
 
 import pytest
 import training
@@ -38,3 +40,25 @@ def test_another_seed_gives_another_digest(tmp_path):
     second = training.last_line(training.start("torch_training.py", tmp_path / "b", seed=2))
 
     assert first != second
+
+
+UNSEEDED = """
+import sys, torch
+from ckpt_tracker.integrations.torch import CheckpointTracker
+torch.manual_seed(0)
+model = torch.nn.Linear(2, 2)
+with CheckpointTracker(sys.argv[1], "run", model=model) as tracker:
+    for _ in tracker.epochs(1):
+        pass
+print(tracker.run.last().digest)
+"""
+
+
+def test_generators_that_nobody_seeded_leave_the_digest_alone(tmp_path):
+    """Many scripts seed torch alone: Python's and NumPy's generators, seeded by the system, differ in every process."""
+    digests = {
+        subprocess.run([sys.executable, "-c", UNSEEDED, tmp_path / name], capture_output=True, check=True).stdout
+        for name in ("a", "b")
+    }
+
+    assert len(digests) == 1

@@ -109,6 +109,16 @@ def make_trainer(folder, tracker, *more, noisy=False, model=None, **args):
     )
 
 
+def new(store, **options):
+    """A tracker of the run "r" that keeps all."""
+    return CheckpointTracker(store, "r", **{"keep": "last:99", **options})
+
+
+def digests(tracker):
+    """Of all the run's checkpoints."""
+    return [each.digest for each in tracker.run.checkpoints()]
+
+
 def seeded(seed):
     """Sets every seed of the process, as the environment of a restart would."""
     torch.manual_seed(seed), np.random.seed(seed), random.seed(seed)
