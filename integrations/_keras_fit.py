@@ -136,7 +136,7 @@ def _surroundings() -> tuple[keras.callbacks.CallbackList | None, dict[str, Any]
 
 
 def _others(callbacks: keras.callbacks.CallbackList | None) -> list[Any]:
-    from ckpt_tracker.tracker import TrackerCallback
+    from ckpt_tracker.callback import TrackerCallback
 
     listed = [] if callbacks is None else callbacks.callbacks
     return [each for each in listed if not isinstance(each, (Boundary, TrackerCallback))]

@@ -16,13 +16,13 @@ from typing import Any
 import keras
 import numpy as np
 
+from ckpt_tracker.callback import TrackerCallback
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import CheckpointNotFound, CheckpointWarning, StateMismatch
 from ckpt_tracker.integrations import _keras_random
 from ckpt_tracker.integrations._keras_callbacks import CallbackStates
 from ckpt_tracker.integrations._keras_fit import Fit
 from ckpt_tracker.integrations._keras_values import quietly
-from ckpt_tracker.tracker import TrackerCallback
 
 __all__ = ["CheckpointTracker"]
 

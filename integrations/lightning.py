@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from ckpt_tracker.callback import TrackerCallback
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import CheckpointNotFound, InvalidOption
 from ckpt_tracker.integrations import _lightning_state as states
@@ -21,7 +22,6 @@ from ckpt_tracker.integrations._lightning_flavour import (
 )
 from ckpt_tracker.integrations._lightning_io import Address, StoreIO, open_paths_as_files, path_of
 from ckpt_tracker.store import Store
-from ckpt_tracker.tracker import TrackerCallback
 
 require_lightning()
 

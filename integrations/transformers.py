@@ -12,6 +12,7 @@ import warnings
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from ckpt_tracker.callback import TrackerCallback
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import CheckpointNotFound, CheckpointWarning, InvalidOption
 from ckpt_tracker.integrations import _stateful
@@ -20,7 +21,6 @@ from ckpt_tracker.integrations import _transformers_state as states
 from ckpt_tracker.integrations import _transformers_trainer as inner
 from ckpt_tracker.integrations._transformers_fit import Fit, Resume
 from ckpt_tracker.integrations._transformers_folder import Folder, loop_of
-from ckpt_tracker.tracker import TrackerCallback
 
 if TYPE_CHECKING:
     _Base = object

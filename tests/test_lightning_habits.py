@@ -558,3 +558,11 @@ def test_another_number_of_processes_is_refused(monkeypatch):
 
     with pytest.raises(StateMismatch, match=r"saved by 1 process\(es\), and this training has 2"):
         trainer.fit(make_model(lightning), *loaders())
+
+
+def test_accumulated_gradients_are_waited_for():
+    """They are in no state: a checkpoint that is due while they gather is taken after the optimizer's step."""
+    tracker = make_tracker(every="0.00001 seconds")
+    make_trainer(tracker, accumulate_grad_batches=2).fit(make_model(lightning), *loaders())
+
+    assert [each.step for each in tracker.run.checkpoints()] == [1, 2, 3, 4]

@@ -49,6 +49,22 @@ def Trainer(**options):
     return pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, **options)
 model, datamodule = Module(), Data()
 """,
+    "transformers": """
+import torch
+from torch import nn
+from transformers import Trainer, TrainingArguments
+torch.set_num_threads(1)
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__(); self.net = nn.Linear(4, 2)
+    def forward(self, x, labels):
+        logits = self.net(x)
+        return {"loss": nn.functional.cross_entropy(logits, labels), "logits": logits}
+model = Net()
+train = test = [{"x": torch.randn(4), "labels": index % 2} for index in range(16)]
+args = TrainingArguments("out", num_train_epochs=2, eval_strategy="epoch", save_strategy="no", report_to=[],
+                         use_cpu=True, disable_tqdm=True)
+""",
     "keras": """
 import os
 os.environ["KERAS_BACKEND"] = "torch"

@@ -128,7 +128,7 @@ def _may_trace() -> bool:
 
 
 @pytest.mark.skipif(not _may_trace(), reason="strace is not installed, or may not trace here")
-@pytest.mark.parametrize("call", ["rename", "fsync", "mkdir", "unlink", "flock"])
+@pytest.mark.parametrize("call", ["write", "fsync", "rename", "mkdir", "unlink", "flock"])
 def test_a_kill_at_each_step_of_the_protocol_loses_nothing(tmp_path: Path, call: str) -> None:
     """Right at the n-th call of each kind, n growing until the script comes to its end."""
     kills = 0
