@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ckpt_tracker.checkpoint import Checkpoint
-from ckpt_tracker.records import Mode
-from ckpt_tracker.retention import Retention
 from ckpt_tracker.run import Run
 from ckpt_tracker.store import Store
-from ckpt_tracker.tracker import OnError, Tracker
+from ckpt_tracker.tracker import Tracker, TrackerOptions
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class TrackerCallback:
@@ -24,26 +24,9 @@ class TrackerCallback:
         self,
         store: str | os.PathLike[str] | Store | None = None,
         run: str | None = None,
-        *,
-        monitor: str | None = None,
-        mode: Mode | None = None,
-        every: str | Sequence[str] = "1 epoch",
-        keep: Retention | str | None = None,
-        resume: str = "auto",
-        config: Mapping[str, Any] | None = None,
-        on_error: OnError = "raise",
+        **options: Unpack[TrackerOptions],
     ) -> None:
-        self._tracker = Tracker(
-            store,
-            run,
-            monitor=monitor,
-            mode=mode,
-            every=every,
-            keep=keep,
-            resume=resume,
-            config=config,
-            on_error=on_error,
-        )
+        self._tracker = Tracker(store, run, **options)
         super().__init__()
 
     @property

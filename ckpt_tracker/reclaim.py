@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -34,7 +33,6 @@ class Reclaimer:
         self._layout = layout
         self._objects = objects
         self._lock = lock
-        self._evicting = threading.Lock()
         self._postponed: set[str] = set()
         self._seen: dict[Path, tuple[tuple[int, int], frozenset[str]]] = {}
 
@@ -42,7 +40,7 @@ class Reclaimer:
         """Deletes checkpoints for good; `free` frees their objects."""
         folder = self._layout.manifests(run)
         with self._lock.writing():
-            self._postponed |= self._objects_of(run, versions)
+            self._postponed.update(self._objects_of(run, versions))
             self._log_of(run).append("evict", versions=list(versions), reason="retention")
             for version in versions:
                 (folder / file_name(version)).unlink(missing_ok=True)
@@ -105,6 +103,7 @@ class Reclaimer:
             _log.warning("no space was freed: %s", error)
             raise
         freed = sum(self._objects.delete(name) for name in candidates - live)
+        # nobody adds to it while the sweep has the lock: evictions share that
         self._postponed.clear()
         return freed
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -61,14 +60,6 @@ class Monitor:
 
     metric: str
     mode: Mode
-
-    def beats(self, value: float, other: float) -> bool:
-        """`value` is strictly better; NaN and infinities never are."""
-        if not math.isfinite(value):
-            return False
-        if not math.isfinite(other):
-            return True
-        return value < other if self.mode == "min" else value > other
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ def choose(store: Store, run: Run, resume: str, monitor: Monitor | None) -> Resu
             checkpoint = store[resume]
     except CheckpointNotFound as error:
         raise CheckpointNotFound(f"resume={resume!r}: {error}") from error
-    return _said(checkpoint), checkpoint.load()
+    return _loaded(checkpoint)
 
 
 def mention_interrupted(store: Store) -> None:
@@ -87,8 +87,7 @@ def _newest_that_loads(store: Store, run: Run) -> Resumed:
     for version in reversed(versions(store.layout.manifests(run.name))):
         try:
             found = manifests.read(store.layout.manifests(run.name), version, run=run.name)
-            checkpoint = store.checkpoint(found.record)
-            return _said(checkpoint), checkpoint.load()
+            return _loaded(store.checkpoint(found.record))
         except (Damaged, CheckpointGone) as error:
             skipped += 1
             _log.warning("%s@v%d is skipped: %s", run.name, version, error)
@@ -100,6 +99,7 @@ def _newest_that_loads(store: Store, run: Run) -> Resumed:
     return None, None
 
 
-def _said(checkpoint: Checkpoint) -> Checkpoint:
+def _loaded(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, Any]]:
+    state = checkpoint.load()
     _log.info("continuing from %s (epoch %s, step %s)", checkpoint.ref, checkpoint.epoch, checkpoint.step)
-    return checkpoint
+    return checkpoint, state

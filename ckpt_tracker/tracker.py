@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, TypedDict
 
 from ckpt_tracker import resuming
 from ckpt_tracker.checkpoint import Checkpoint
@@ -35,6 +35,18 @@ from ckpt_tracker.triggers import parse as parse_triggers
 
 OnError = Literal["raise", "warn"]
 _CLOSE_SECONDS = 600.0
+
+
+class TrackerOptions(TypedDict, total=False):
+    """The keywords of every `CheckpointTracker`; their meanings and defaults are Tracker's."""
+
+    monitor: str | None
+    mode: Mode | None
+    every: str | Sequence[str]
+    keep: Retention | str | None
+    resume: str
+    config: Mapping[str, Any] | None
+    on_error: OnError
 
 
 class Tracker:

@@ -13,29 +13,26 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ckpt_tracker.checkpoint import Checkpoint
+from ckpt_tracker.callback import TrackerCallback
 from ckpt_tracker.errors import CheckpointWarning, InvalidOption, StateMismatch
 from ckpt_tracker.integrations import _random, _stateful
 from ckpt_tracker.integrations._position import Position
-from ckpt_tracker.records import Mode
-from ckpt_tracker.retention import Retention
-from ckpt_tracker.run import Run
 from ckpt_tracker.run_writer import Capture
 from ckpt_tracker.store import Store
-from ckpt_tracker.tracker import OnError, Tracker
+from ckpt_tracker.tracker import TrackerOptions
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
+    from typing_extensions import Self, Unpack
 
 Batch = TypeVar("Batch")
 _log = logging.getLogger("ckpt_tracker")
 
 
-class CheckpointTracker:
+class CheckpointTracker(TrackerCallback):
     """Takes the run, and restores the objects it is given, when it is made; saves as the loop turns.
 
     `model`, `optimizer`, `scheduler`, `scaler`, `ema` and each value of `extra` are objects with `state_dict()` and
@@ -54,25 +51,9 @@ class CheckpointTracker:
         scaler: Any = None,
         ema: Any = None,
         extra: Mapping[str, Any] | None = None,
-        monitor: str | None = None,
-        mode: Mode | None = None,
-        every: str | Sequence[str] = "1 epoch",
-        keep: Retention | str | None = None,
-        resume: str = "auto",
-        config: Mapping[str, Any] | None = None,
-        on_error: OnError = "raise",
+        **options: Unpack[TrackerOptions],
     ) -> None:
-        self._tracker = Tracker(
-            store,
-            run,
-            monitor=monitor,
-            mode=mode,
-            every=every,
-            keep=keep,
-            resume=resume,
-            config=config,
-            on_error=on_error,
-        )
+        super().__init__(store, run, **options)
         given = {
             "model": model,
             "optimizer": optimizer,
@@ -107,21 +88,6 @@ class CheckpointTracker:
         self._tracker.entered = False
         self._settle(keep=error is None)
         self._tracker.close(finished=self._finished and error is None, error=error)
-
-    @property
-    def store(self) -> Store:
-        """The store."""
-        return self._tracker.store
-
-    @property
-    def run(self) -> Run:
-        """The run."""
-        return self._tracker.run
-
-    @property
-    def resumed_from(self) -> Checkpoint | None:
-        """The checkpoint that the training continued from, or None."""
-        return self._tracker.resumed_from
 
     @property
     def step(self) -> int:
