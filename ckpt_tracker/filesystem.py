@@ -127,27 +127,25 @@ class FileLock:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
-
-    @property
-    def held(self) -> bool:
-        """This object holds the lock."""
-        return self._descriptor is not None
+        self._owner = 0
+        self.held = False
 
     def acquire(self, *, shared: bool = False, wait: bool = True) -> bool:
         """Takes the lock; False when somebody else holds it and `wait` is False."""
-        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        self._owner = os.getpid()
+        FileLock._held.add(self)
         try:
             if fcntl is not None:
                 how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
-                fcntl.flock(descriptor, how)
+                fcntl.flock(self._descriptor, how)
         except BlockingIOError:
-            os.close(descriptor)
+            self._close()
             return False
         except BaseException:
-            os.close(descriptor)
+            self._close()
             raise
-        self._descriptor = descriptor
-        FileLock._held.add(self)
+        self.held = True
         return True
 
     def sign(self, text: str) -> None:
@@ -165,7 +163,14 @@ class FileLock:
 
     def release(self) -> None:
         """Gives the lock back; does nothing when it is not held."""
+        if self._descriptor is not None and fcntl is not None and self._owner == os.getpid():
+            # a process forked at the wrong moment may have a copy of the descriptor; closing ours would not unlock it
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self._close()
+
+    def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, None
+        self.held = False
         FileLock._held.discard(self)
         if descriptor is not None:
             os.close(descriptor)
@@ -173,7 +178,8 @@ class FileLock:
     @classmethod
     def _close_in_child(cls) -> None:
         for lock in list(cls._held):
-            lock.release()
+            # unlocking would take the lock from the parent
+            lock._close()
 
 
 if hasattr(os, "register_at_fork"):

@@ -15,8 +15,8 @@ from typing import Any
 import keras
 
 from ckpt_tracker.errors import CheckpointWarning
-from ckpt_tracker.integrations._keras_dataset import Attributes, carriers
 from ckpt_tracker.integrations._keras_passes import Passes, is_tf_dataset
+from ckpt_tracker.integrations._keras_pydataset import Attributes, carriers
 
 _SEED = "call keras.utils.set_random_seed(...), with the same number each time, where the script begins"
 _UNSEEDED = f"TensorFlow shuffles without a seed, in an order that can't be had again: {_SEED}"

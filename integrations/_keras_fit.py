@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 
+from ckpt_tracker.callback import TrackerCallback
 from ckpt_tracker.integrations import _keras_random
 from ckpt_tracker.integrations._keras_callbacks import CallbackStates
 from ckpt_tracker.integrations._keras_data import DataState
@@ -136,8 +137,6 @@ def _surroundings() -> tuple[keras.callbacks.CallbackList | None, dict[str, Any]
 
 
 def _others(callbacks: keras.callbacks.CallbackList | None) -> list[Any]:
-    from ckpt_tracker.callback import TrackerCallback
-
     listed = [] if callbacks is None else callbacks.callbacks
     return [each for each in listed if not isinstance(each, (Boundary, TrackerCallback))]
 

@@ -7,6 +7,7 @@ that `keras.random` falls back on, and TensorFlow's eager and global generators.
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -16,6 +17,10 @@ from ckpt_tracker.errors import MissingExtra
 from ckpt_tracker.integrations import _random
 
 _GENERATOR = "global_seed_generator"
+_HIDDEN_DRAWS = {
+    *("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "RandomShuffle"),
+    *("RandomGamma", "RandomPoisson", "RandomPoissonV2", "Multinomial", "ParameterizedTruncatedNormal"),
+}
 
 
 def capture() -> dict[str, Any]:
@@ -36,6 +41,33 @@ def restore(state: dict[str, Any]) -> None:
         generator.state.assign(state["keras"])
     _global_state().set_global_attribute(_GENERATOR, generator)
     _random.restore({name: each for name, each in state.items() if name not in ("keras", "tensorflow")})
+
+
+def limits(model: Any) -> list[str]:
+    """What the step that the model has been trained with draws, and whose state can't be had; with the remedy."""
+    closure = getattr(getattr(model, "train_function", None), "__closure__", None) or ()
+    listings = [getattr(cell.cell_contents, "_list_all_concrete_functions", None) for cell in closure]
+    graphs = [each.graph for listing in listings if listing is not None for each in listing()]
+    drawing = sorted(_HIDDEN_DRAWS & _operations(graphs))
+    if not drawing:
+        return []
+    return [
+        f"the training step draws from tf.random ({', '.join(drawing)}), whose state can't be restored, so a "
+        "continued training draws other numbers: use keras.random, with a SeedGenerator that the model holds"
+    ]
+
+
+def _operations(graphs: Iterable[Any]) -> set[str]:
+    """The types of all operations in TensorFlow graphs, and in the functions that they call."""
+    waiting, seen, found = list(graphs), set(), set()
+    while waiting:
+        graph = waiting.pop()
+        if id(graph) not in seen:
+            seen.add(id(graph))
+            found.update(operation.type for operation in graph.get_operations())
+            called = getattr(graph, "_functions", {}).values()
+            waiting += [each.graph for each in called if getattr(each, "graph", None) is not None]
+    return found
 
 
 def _global_state() -> Any:

@@ -25,6 +25,7 @@ from ckpt_tracker.tree import encode
 
 _INSIDE = "$inside"
 _TENSOR = "$tensor of the backend"
+_PLAIN = frozenset((bool, int, float, str, type(None)))
 
 
 class NoState(Exception):
@@ -117,6 +118,8 @@ def as_numpy(tensor: Any) -> np.ndarray[Any, Any]:
 
 
 def _pack_container(value: Any, apart_from: Collection[int]) -> Any:
+    if type(value) is not dict and _PLAIN.issuperset(map(type, value)):
+        return value
     if type(value) is dict:
         return {key: pack(each, apart_from=apart_from) for key, each in value.items()}
     return type(value)(pack(each, apart_from=apart_from) for each in value)

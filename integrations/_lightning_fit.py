@@ -150,7 +150,8 @@ class Fit:
     def epoch_over(self) -> None:
         """All metrics of the epoch are there; plateau schedulers and checkpoints of others are still to come."""
         trainer = self._trainer
-        due = self._tracker.due(epoch=trainer.current_epoch, step=trainer.global_step)
+        self._step = trainer.global_step
+        due = self._tracker.due(epoch=trainer.current_epoch, step=self._step)
         reason = inner.agree(trainer, due)
         self._over = self.validation.moment(trainer, trainer.current_epoch, reason, inside=False)
 

@@ -39,6 +39,9 @@ class CheckpointTracker(TrackerCallback, keras.callbacks.Callback):
     `fit` called again with the same tracker goes on in the same run and restores nothing; when the script is
     restarted, the fits that were through are passed over. A new tracker continues its run from the newest checkpoint,
     in the same process too. `watch` takes callbacks that Keras does not call itself, to keep their state.
+
+    Random numbers have to come from where their state can be had: Python, NumPy, torch, `keras.random`. The state of
+    `tf.random` inside a compiled `train_step` can't. Python generators and `steps_per_epoch` hide where the data are.
     """
 
     def __init__(self, store: Any = None, run: str | None = None, *, watch: Iterable[Any] = (), **options: Any) -> None:
@@ -115,6 +118,7 @@ class CheckpointTracker(TrackerCallback, keras.callbacks.Callback):
         fit = self._fit
         if fit is None:
             return
+        self._tell(_keras_random.limits(self.model))
         stopped = bool(self.model.stop_training)
         last = last or stopped or epoch + 1 >= self._epochs()
         step = fit.model.step()

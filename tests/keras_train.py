@@ -1,6 +1,7 @@
 """A training script that kills itself: `python keras_train.py STORE SCENARIO`, the backend from KERAS_BACKEND.
 
-SEED is the seed of everything; KILL="epoch,batch" is where it dies. Its last line is the digest of the last checkpoint.
+SEED is the seed of everything, 0 for none; KILL="epoch,batch" is where it dies. Its last line is the epoch that it
+continued from, and the digest of the last checkpoint.
 """
 
 from __future__ import annotations
@@ -172,7 +173,8 @@ def twins(tracker):
     return model.fit(Shuffled(X, Y), epochs=EPOCHS, callbacks=[Kill(), tracker], verbose=0)
 
 
-keras.utils.set_random_seed(int(os.environ["SEED"]))
+if int(os.environ["SEED"]):
+    keras.utils.set_random_seed(int(os.environ["SEED"]))
 made = CheckpointTracker(STORE, "run", keep="last:2")
 scenarios = {each.__name__: each for each in (arrays, dataset, pipeline, twins)}
 history = scenarios[SCENARIO](made)

@@ -378,6 +378,23 @@ def test_a_data_sets_shuffled_indices_are_restored(tmp_path, make):
     assert resumed == whole
 
 
+@pytest.mark.parametrize("seed", [None, 3])
+def test_a_torch_data_loader_is_restored(tmp_path, seed):
+    """Its order comes from torch's random state, or from a generator of its own."""
+    torch = pytest.importorskip("torch")
+
+    def loader():
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        samples = torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(Y))
+        return torch.utils.data.DataLoader(samples, batch_size=16, shuffle=True, generator=generator)
+
+    def run(folder, epochs):
+        return train(folder, make_model(), epochs=epochs, data=loader(), shuffle=False)
+
+    whole, resumed = digests(tmp_path, run)
+    assert resumed == whole
+
+
 def test_an_order_that_is_not_kept_is_named(tmp_path):
     """Shuffled file names are the data themselves: the warning says what to do."""
     data = Shuffled(files=[str(each) for each in range(48)])

@@ -47,13 +47,13 @@ def saved(run="run"):
 
 
 class StopAt(Callback):
-    """Raises in the first batch of an epoch."""
+    """Raises at a batch of an epoch."""
 
-    def __init__(self, epoch, error):
-        self.epoch, self.error = epoch, error
+    def __init__(self, epoch, error, *, batch=0):
+        self.epoch, self.error, self.batch = epoch, error, batch
 
-    def on_train_batch_start(self, trainer, *args):
-        if trainer.current_epoch == self.epoch:
+    def on_train_batch_start(self, trainer, module, batch, index):
+        if (trainer.current_epoch, index) == (self.epoch, self.batch):
             raise self.error
 
 
@@ -262,17 +262,22 @@ def test_an_interrupted_cell_run_again_goes_on():
 
 def test_fit_run_again_with_the_same_objects_goes_on():
     """Ctrl-C in `fit`, then the same `fit` again: it continues from the last checkpoint, not from the middle."""
-    stop = StopAt(2, KeyboardInterrupt())
-    trainer = make_trainer(make_tracker(), stop, max_epochs=4)
-    model = make_model(lightning)
-    with pytest.raises(SystemExit):
-        trainer.fit(model, *loaders())
-    stop.epoch = None
-    trainer.fit(model, *loaders())
-    with Store("store") as store:
-        steps = [each.step for each in store.run("run").checkpoints()]
 
-    assert steps == [4, 8, 12, 16]
+    def digests(run, stop):
+        lightning.seed_everything(1, verbose=False)
+        trainer = make_trainer(CheckpointTracker("store", run, keep="last:99"), stop, max_epochs=4)
+        model = make_model(lightning)
+        if stop.epoch is not None:
+            with pytest.raises(SystemExit):
+                trainer.fit(model, *loaders())
+            stop.epoch = None
+        trainer.fit(model, *loaders())
+        with Store("store") as store:
+            return [each.digest for each in store.run(run).checkpoints()]
+
+    whole = digests("whole", StopAt(None, None))
+
+    assert digests("run", StopAt(2, KeyboardInterrupt(), batch=2)) == whole
 
 
 def test_the_fits_of_a_script_are_found_again():
@@ -337,6 +342,7 @@ def test_a_learning_rate_finder_does_not_spoil_the_resume():
 
     assert saved() == [0, 1, 2]
     assert trainer.global_step == 24
+    assert trainer.optimizers[0].state_dict()["state"][0]["step"] == 24
 
 
 def test_a_path_given_to_fit_wins(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -223,3 +224,17 @@ def test_the_lock_of_a_killed_sweep_is_free(start: Start, tmp_path: Path) -> Non
     sweep.kill()
     with StoreLock(tmp_path).sweeping(wait=False) as alone:
         assert alone
+
+
+def test_a_copy_that_a_fork_made_does_not_keep_a_released_lock(tmp_path: Path) -> None:
+    """A worker forked while another thread takes a lock holds its descriptor, and knows nothing of it."""
+    lock, other = FileLock(tmp_path / "lock"), FileLock(tmp_path / "lock")
+    lock.acquire()
+    assert lock._descriptor is not None
+    copy = os.dup(lock._descriptor)
+    lock.release()
+
+    assert other.acquire(wait=False)
+
+    other.release()
+    os.close(copy)

@@ -1,0 +1,141 @@
+"""Laws of retention that hold for every policy over every history, tried with hypothesis."""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta, timezone
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ckpt_tracker.records import CheckpointRecord
+from ckpt_tracker.retention import Best, Every, Last, Retention, Tagged, Within, decide
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
+SETTINGS = settings(deadline=None, max_examples=200, derandomize=True)
+
+counts = st.integers(1, 6)
+modes = st.sampled_from(["min", "max"])
+names = st.sampled_from(["loss", "acc"])
+values = st.one_of(st.floats(-2, 2), st.sampled_from([0.0, 0.5, math.nan, math.inf, -math.inf]))
+policies = st.one_of(
+    counts.map(Last),
+    st.builds(Best, counts, names, modes),
+    counts.map(lambda count: Every(epochs=count)),
+    counts.map(lambda count: Every(steps=count)),
+    st.builds(Within, hours=st.floats(0.1, 50), one_per=st.sampled_from([None, "hour", "day", "week"])),
+    st.just(Tagged()),
+)
+unions = st.lists(policies, min_size=1, max_size=4)
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[CheckpointRecord]:
+    """One run's checkpoints, with gaps in versions, repeated epochs and missing metrics."""
+    records = []
+    version, age = 0, timedelta(hours=draw(st.floats(0, 60)))
+    for _ in range(draw(st.integers(0, 12))):
+        version += draw(st.integers(1, 3))
+        age -= timedelta(minutes=draw(st.integers(0, 300)))
+        records.append(
+            CheckpointRecord(
+                run="r",
+                version=version,
+                epoch=draw(st.one_of(st.none(), st.integers(0, 20))),
+                step=draw(st.one_of(st.none(), st.integers(0, 200))),
+                metrics=draw(st.dictionaries(names, values)),
+                created_at=NOW - age,
+                digest="",
+                nbytes=0,
+                stored_bytes=0,
+                sections=(),
+                tags=draw(st.sampled_from([(), (), ("paper",)])),
+            )
+        )
+    return records
+
+
+def _join(parts: list[Retention]) -> Retention:
+    joined = parts[0]
+    for part in parts[1:]:
+        joined = joined | part
+    return joined
+
+
+def _kept(keep: Retention, records: list[CheckpointRecord]) -> set[int]:
+    return {each.checkpoint.version for each in decide(keep, records, now=NOW) if each.keep}
+
+
+@SETTINGS
+@given(parts=unions, more=policies, records=histories())
+def test_adding_a_policy_never_removes_more(
+    parts: list[Retention], more: Retention, records: list[CheckpointRecord]
+) -> None:
+    """`|` keeps what either side keeps."""
+    both = _kept(_join(parts) | more, records)
+    assert both == _kept(_join(parts), records) | _kept(more, records)
+
+
+@SETTINGS
+@given(parts=unions, records=histories())
+def test_the_order_of_a_union_does_not_matter(parts: list[Retention], records: list[CheckpointRecord]) -> None:
+    """Nor does how it was joined."""
+    assert _kept(_join(parts), records) == _kept(_join(parts[::-1]), records)
+
+
+@SETTINGS
+@given(parts=unions, records=histories())
+def test_planning_twice_gives_the_same(parts: list[Retention], records: list[CheckpointRecord]) -> None:
+    """A plan depends on the records and the moment alone."""
+    keep = _join(parts)
+    assert decide(keep, records, now=NOW) == decide(keep, records[::-1], now=NOW)
+
+
+@SETTINGS
+@given(parts=st.lists(policies.filter(lambda each: not isinstance(each, Best)), min_size=1), records=histories())
+def test_what_a_plan_keeps_it_keeps_again(parts: list[Retention], records: list[CheckpointRecord]) -> None:
+    """Applied, and planned once more, nothing else goes. (The unranked that Best keeps may be fewer then.)"""
+    keep = _join(parts)
+    kept = _kept(keep, records)
+    assert _kept(keep, [each for each in records if each.version in kept]) == kept
+
+
+@SETTINGS
+@given(count=counts, name=names, mode=modes, records=histories())
+def test_best_is_stable(count: int, name: str, mode: str, records: list[CheckpointRecord]) -> None:
+    """Also for Best itself: removing what is not among the best changes nothing among them."""
+    keep = Best(count, name, mode)  # type: ignore[arg-type]
+    kept = _kept(keep, records)
+    assert _kept(keep, [each for each in records if each.version in kept]) == kept
+
+
+@SETTINGS
+@given(parts=unions, records=histories())
+def test_a_kept_checkpoint_has_a_reason_and_a_removed_one_none(
+    parts: list[Retention], records: list[CheckpointRecord]
+) -> None:
+    """That is what keeping means."""
+    decisions = decide(_join(parts), records, now=NOW)
+    assert all(each.keep == bool(each.reasons) for each in decisions)
+    assert [each.checkpoint.version for each in decisions] == sorted(each.version for each in records)
+
+
+@SETTINGS
+@given(parts=unions, records=histories())
+def test_tagged_checkpoints_always_stay(parts: list[Retention], records: list[CheckpointRecord]) -> None:
+    """Whatever the policy."""
+    assert {each.version for each in records if each.tags} <= _kept(_join(parts), records)
+
+
+@SETTINGS
+@given(count=counts, name=names, mode=modes, records=histories())
+def test_best_never_keeps_what_is_not_finite(count: int, name: str, mode: str, records: list[CheckpointRecord]) -> None:
+    """And never leaves a better one out than one it keeps."""
+    untagged = [each for each in records if not each.tags]
+    kept = _kept(Best(count, name, mode), untagged)  # type: ignore[arg-type]
+    ranked = [each for each in untagged if name in each.metrics]
+    inside = [each.metrics[name] for each in ranked if each.version in kept]
+    outside = [each.metrics[name] for each in ranked if each.version not in kept]
+    assert all(map(math.isfinite, inside))
+    sign = 1 if mode == "min" else -1
+    assert all(sign * worse >= sign * better for better in inside for worse in outside if math.isfinite(worse))
