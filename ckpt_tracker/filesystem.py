@@ -163,7 +163,7 @@ class FileLock:
 
     def release(self) -> None:
         """Gives the lock back; does nothing when it is not held."""
-        if self._descriptor is not None and fcntl is not None and self._owner == os.getpid():
+        if self._owner == os.getpid() and self._descriptor is not None and fcntl is not None:
             # a process forked at the wrong moment may have a copy of the descriptor; closing ours would not unlock it
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self._close()

@@ -59,7 +59,9 @@ def limits(model: Any) -> list[str]:
 
 def _operations(graphs: Iterable[Any]) -> set[str]:
     """The types of all operations in TensorFlow graphs, and in the functions that they call."""
-    waiting, seen, found = list(graphs), set(), set()
+    waiting = list(graphs)
+    seen: set[int] = set()
+    found: set[str] = set()
     while waiting:
         graph = waiting.pop()
         if id(graph) not in seen:

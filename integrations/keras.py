@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 import warnings
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -23,6 +24,12 @@ from ckpt_tracker.integrations import _keras_random
 from ckpt_tracker.integrations._keras_callbacks import CallbackStates
 from ckpt_tracker.integrations._keras_fit import Fit
 from ckpt_tracker.integrations._keras_values import quietly
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ckpt_tracker.store import Store
+    from ckpt_tracker.tracker import TrackerOptions
 
 __all__ = ["CheckpointTracker"]
 
@@ -44,7 +51,14 @@ class CheckpointTracker(TrackerCallback, keras.callbacks.Callback):
     `tf.random` inside a compiled `train_step` can't. Python generators and `steps_per_epoch` hide where the data are.
     """
 
-    def __init__(self, store: Any = None, run: str | None = None, *, watch: Iterable[Any] = (), **options: Any) -> None:
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | Store | None = None,
+        run: str | None = None,
+        *,
+        watch: Iterable[Any] = (),
+        **options: Unpack[TrackerOptions],
+    ) -> None:
         super().__init__(store, run, **options)
         self._watched = list(watch)
         # a reference that names a checkpoint says: from here on, whatever stopped it

@@ -6,6 +6,7 @@ For `lightning` and `pytorch_lightning`. The state of the training is Lightning'
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from ckpt_tracker.callback import TrackerCallback
@@ -28,6 +29,9 @@ require_lightning()
 if TYPE_CHECKING:
     import torch
     from lightning.pytorch.callbacks import Checkpoint as _Base
+    from typing_extensions import Unpack
+
+    from ckpt_tracker.tracker import TrackerOptions
 else:
     # what is imported later is added when a tracker is made
     _Base = flavoured(object, "Checkpoint", loaded_only=True)
@@ -49,7 +53,12 @@ class CheckpointTracker(TrackerCallback, _Base):
         made: CheckpointTracker = object.__new__(flavoured(cls, "Checkpoint"))
         return made
 
-    def __init__(self, store: Any = None, run: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | Store | None = None,
+        run: str | None = None,
+        **options: Unpack[TrackerOptions],
+    ) -> None:
         super().__init__(store, run, **options)
         open_paths_as_files()
         self._fit: Fit | None = None

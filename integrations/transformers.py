@@ -23,6 +23,11 @@ from ckpt_tracker.integrations._transformers_fit import Fit, Resume
 from ckpt_tracker.integrations._transformers_folder import Folder, loop_of
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ckpt_tracker.store import Store
+    from ckpt_tracker.tracker import TrackerOptions
+
     _Base = object
 else:
     inner.require_transformers()
@@ -44,7 +49,12 @@ class CheckpointTracker(TrackerCallback, _Base):
     restarted, the trainings that were through are passed over.
     """
 
-    def __init__(self, store: Any = None, run: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        store: str | os.PathLike[str] | Store | None = None,
+        run: str | None = None,
+        **options: Unpack[TrackerOptions],
+    ) -> None:
         super().__init__(store, run, **options)
         self._name = run
         self._fit: Fit | None = None

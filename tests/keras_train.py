@@ -173,10 +173,33 @@ def twins(tracker):
     return model.fit(Shuffled(X, Y), epochs=EPOCHS, callbacks=[Kill(), tracker], verbose=0)
 
 
+class Noisy(keras.Model):
+    """Draws from tf.random in its training step, as older scripts do."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(1)
+
+    def call(self, x):
+        return self.dense(x)
+
+    def train_step(self, data):
+        import tensorflow as tf
+
+        return super().train_step((data[0] + tf.random.normal((5,)), data[1]))
+
+
+def noisy(tracker):
+    """What can't be restored, and is said."""
+    model = Noisy()
+    model.compile("sgd", "mse")
+    return model.fit(X, Y, epochs=EPOCHS, callbacks=[tracker], shuffle=False, verbose=0)
+
+
 if int(os.environ["SEED"]):
     keras.utils.set_random_seed(int(os.environ["SEED"]))
 made = CheckpointTracker(STORE, "run", keep="last:2")
-scenarios = {each.__name__: each for each in (arrays, dataset, pipeline, twins)}
+scenarios = {each.__name__: each for each in (arrays, dataset, noisy, pipeline, twins)}
 history = scenarios[SCENARIO](made)
 assert history.epoch == list(range(EPOCHS))
 print(made.resumed_from and made.resumed_from.epoch, made.run.last().digest)

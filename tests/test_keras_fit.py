@@ -292,9 +292,16 @@ def test_evaluate_and_predict_with_the_tracker_save_nothing(tmp_path):
 
 def test_the_last_epoch_is_saved_although_no_trigger_is_due(tmp_path):
     """Rare triggers don't lose the end of a training."""
-    tracker = CheckpointTracker(tmp_path, "r", every=["2 epochs", "7 steps"], keep="last:9")
+    tracker = CheckpointTracker(tmp_path, "r", every="2 epochs", keep="last:9")
     train(make_model(), tracker, epochs=5)
-    assert epochs_of(tmp_path) == [1, 2, 3, 4]
+    assert epochs_of(tmp_path) == [1, 3, 4]
+
+
+def test_steps_are_looked_at_when_an_epoch_ends(tmp_path):
+    """Keras can't begin inside an epoch, so nothing is saved there."""
+    tracker = CheckpointTracker(tmp_path, "r", every="4 steps", keep="last:9")
+    train(make_model(), tracker, epochs=3)
+    assert [(each.epoch, each.step) for each in tracker.run.checkpoints()] == [(1, 6), (2, 9)]
 
 
 def own_loop(folder, *, epochs, first=0, stop_at=None):

@@ -74,3 +74,11 @@ def test_arrays_that_tensorflow_shuffles_need_the_same_seed_and_say_so(tmp_path)
     finish(killed, status=-signal.SIGKILL)
     reseeded = start(tmp_path / "killed", "tensorflow", "arrays", seed=2)
     assert "the seed is another one" in finish(reseeded, status=1)
+
+
+@pytest.mark.slow
+def test_a_training_step_that_draws_from_tf_random_is_named(tmp_path):
+    """The state of such a draw lies in TensorFlow's kernels: the remedy is `keras.random`."""
+    pytest.importorskip("tensorflow")
+    noisy = start(tmp_path / "noisy", "tensorflow", "noisy", seed=1)
+    assert "draws from tf.random (RandomStandardNormal)" in finish(noisy, status=1)

@@ -198,6 +198,23 @@ def test_tied_or_apart_the_digest_is_the_same(store: Store) -> None:
     assert tied == _digest_of(store, "b", {"model": {"a": weight, "b": weight.copy()}})
 
 
+def test_the_digest_does_not_depend_on_the_order_of_a_set(
+    python: Callable[..., str], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which is another one in each process."""
+    digests = set()
+    for seed in ("1", "2", "3"):
+        monkeypatch.setenv("PYTHONHASHSEED", seed)
+        code = """
+            import sys
+            from ckpt_tracker import Store
+            with Store(sys.argv[1]) as store:
+                print(store.run("r").save({"loop": {"seen": {"a", "b", "c", "d", "e", (1, "x")}}}).digest)
+        """
+        digests.add(python(code, path))
+    assert len(digests) == 1
+
+
 ZERO = {"model": {"w": np.zeros(4, np.float32)}}
 OTHERS: dict[str, dict[str, Any]] = {
     "sign of a zero": {"model": {"w": -np.zeros(4, np.float32)}},

@@ -18,17 +18,8 @@ PACKAGE = Path(ckpt_tracker.__file__).parent
 MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)
 CORE = sorted(path for path in PACKAGE.glob("*.py") if path.stem not in ("torch_tensors", "__main__"))
 
-HEAVY = (
-    "numpy",
-    "sqlite_utils",
-    "torch",
-    "keras",
-    "tensorflow",
-    "jax",
-    "lightning",
-    "pytorch_lightning",
-    "transformers",
-)
+FRAMEWORKS = ("torch", "keras", "tensorflow", "jax", "lightning", "pytorch_lightning", "transformers")
+HEAVY = ("numpy", "sqlite_utils", *FRAMEWORKS)
 
 
 def test_the_package_exports_what_it_says() -> None:

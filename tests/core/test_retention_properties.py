@@ -12,7 +12,7 @@ from ckpt_tracker.records import CheckpointRecord
 from ckpt_tracker.retention import Best, Every, Last, Retention, Tagged, Within, decide
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
-SETTINGS = settings(deadline=None, max_examples=200, derandomize=True)
+SETTINGS = settings(deadline=None, max_examples=100, derandomize=True)
 
 counts = st.integers(1, 6)
 modes = st.sampled_from(["min", "max"])

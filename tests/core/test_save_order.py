@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 CALLS = "openat,mkdir,rename,renameat,renameat2,unlink,unlinkat,fsync,fdatasync,write,pwrite64,flock"
-LINE = re.compile(r"\d+ (\w+)\((.*)\)\s+= (-?\d+)(?:<(.*?)>)?")
+LINE = re.compile(r"\d+ +(\w+)\((.*)\)\s+= (-?\d+)(?:<(.*?)>)?")
 STATE = '{"model": {name: np.full(100_000, ord(name), np.uint8) for name in "%s"}, "loop": {"s": np.full(3, %d)}}'
 
 SCRIPT = f"""
@@ -165,7 +165,7 @@ def _trace(root: Path, part: str, output: Path) -> Disk:
         if line.endswith("<unfinished ...>"):
             unfinished[process] = line.removesuffix("<unfinished ...>").rstrip()
             continue
-        resumed = re.fullmatch(r"\d+ <\.\.\. \w+ resumed>(.*)", line)
+        resumed = re.fullmatch(r"\d+ +<\.\.\. \w+ resumed>(.*)", line)
         match = LINE.match(unfinished.pop(process) + resumed[1] if resumed else line)
         if match and int(match[3]) >= 0:
             disk.call(match[1], match[2], match[3])

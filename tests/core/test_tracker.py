@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,7 @@ import pytest
 
 from ckpt_tracker import Store
 from ckpt_tracker.callback import TrackerCallback
-from ckpt_tracker.errors import CheckpointWarning, InvalidOption, RunBusy, UnstorableLeaf
-from ckpt_tracker.records import Monitor
+from ckpt_tracker.errors import CheckpointWarning, InvalidOption, UnstorableLeaf
 from ckpt_tracker.retention import Best, Every, Last
 from ckpt_tracker.tracker import Tracker
 
@@ -196,98 +194,6 @@ def test_a_state_that_cannot_be_stored_ends_the_training_clearly(path: Path) -> 
         tracker.save({"callbacks": {"EarlyStopping": {"fn": print}}}, epoch=0, step=1, metrics={})
     tracker.close()
     assert _versions(path) == []
-
-
-def test_begin_twice_is_one_training(path: Path) -> None:
-    """A framework may call its hook again."""
-    tracker = Tracker(path, "r")
-    tracker.begin()
-    assert tracker.begin() is None
-    _train(tracker, [1])
-    tracker.close()
-    tracker.close()
-    assert _versions(path) == [1]
-
-
-def test_a_tracker_goes_on_recording_after_close(path: Path) -> None:
-    """`fit` called twice is one run, and the second call does not go back to the checkpoint of the first."""
-    tracker = Tracker(path, "r", keep=Last(9))
-    tracker.begin()
-    _train(tracker, [1, 2])
-    tracker.close(finished=True)
-    assert tracker.begin() is None
-    _train(tracker, [3], start=2)
-    tracker.close(finished=True)
-    assert _versions(path) == [1, 2, 3]
-
-
-def test_an_interrupted_cell_is_taken_over(path: Path) -> None:
-    """The same thread starting anew means that the tracker before is done with; what it saved is durable."""
-    first = Tracker(path, "r")
-    first.begin()
-    _train(first, [1])
-    second = Tracker(path, "r")
-    resumed = second.begin()
-    assert resumed is not None
-    assert resumed.version == 1
-    assert not first.active
-    second.close()
-
-
-def test_a_tracker_held_by_a_with_block_is_not_taken_over(path: Path) -> None:
-    """There it is in use, further up."""
-    first = Tracker(path, "r")
-    first.begin()
-    first.entered = True
-    with pytest.raises(RunBusy, match="another tracker of this process: close that one first"):
-        Tracker(path, "r").begin()
-    first.close()
-    second = Tracker(path, "r")
-    second.begin()
-    second.close()
-
-
-def test_a_run_of_another_process_is_refused(path: Path, start: Callable[..., Any]) -> None:
-    """Two trainings on one run at once would mix."""
-    process = start(
-        """
-        import sys
-        from ckpt_tracker.tracker import Tracker
-        tracker = Tracker(sys.argv[1], "r")
-        tracker.begin()
-        print("training", flush=True)
-        sys.stdin.readline()
-        """,
-        path,
-    )
-    assert process.line() == "training"
-    with pytest.raises(RunBusy, match=rf"process {process.popen.pid}"):
-        Tracker(path, "r").begin()
-    process.kill()
-    tracker = Tracker(path, "r")
-    tracker.begin()
-    tracker.close()
-
-
-def test_a_stores_own_tracker_leaves_it_open(store: Store) -> None:
-    """Who gave the store closes it."""
-    tracker = Tracker(store, "r")
-    tracker.begin()
-    _train(tracker, [1])
-    tracker.close()
-    assert store["r@last"].verify().ok
-    assert store.run("r").save(_state(5)).wait().version == 2
-
-
-def test_the_monitor_of_a_training_is_the_runs(path: Path) -> None:
-    """`RUN@best` needs no metric then; a later training may have another."""
-    for metric in ("loss", "acc"):
-        tracker = Tracker(path, "r", monitor=metric, mode="min", config={"lr": 0.1})
-        tracker.begin(config={"lr": 9, "layers": 2})
-        tracker.close()
-        with Store(path) as store:
-            record = store.run("r").record
-            assert (record.monitor, record.config) == (Monitor(metric, "min"), {"lr": 0.1, "layers": 2})
 
 
 def test_a_checkpoint_records_why_it_was_taken(path: Path) -> None:
