@@ -12,6 +12,7 @@ import logging
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -52,13 +53,11 @@ class Index:
         self._fill = fill
         self._connections: dict[tuple[int, int, int], sqlite3.Connection] = {}
         self._filling = threading.RLock()
+        weakref.finalize(self, _close, self._connections).atexit = False
 
     def close(self) -> None:
         """Closes this process's connections; the next question opens one again."""
-        for (process, *_), connection in list(self._connections.items()):
-            if process == os.getpid():
-                connection.close()
-        self._connections.clear()
+        _close(self._connections)
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -229,7 +228,8 @@ class Index:
             if found != _SCHEMA:
                 self._prepare(connection, found)
         except BaseException:
-            self._connections = {k: v for k, v in self._connections.items() if v is not connection}
+            for key in [key for key, known in self._connections.items() if known is connection]:
+                del self._connections[key]
             connection.close()
             raise
         return connection
@@ -253,6 +253,13 @@ class Index:
         self.close()
         for suffix in ("", "-wal", "-shm"):
             self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+
+def _close(connections: dict[tuple[int, int, int], sqlite3.Connection]) -> None:
+    for (process, *_), connection in list(connections.items()):
+        if process == os.getpid():
+            connection.close()
+    connections.clear()
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Bytes = npt.NDArray[np.uint8]
 
 _DTYPE_NAME = re.compile(r"[a-zA-Z0-9_<>|=\[\]]{1,32}")
+_ML_DTYPE = re.compile(r"bfloat16|float[468]_\w+|u?int[124]")
 _PLAIN_KINDS = "biufc"
 _OTHER_KINDS = "mMSU"
 
@@ -114,9 +115,9 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
         dtype = np.dtype(name)
     except TypeError:
         return _ml_dtype(name)
-    if dtype.kind not in _PLAIN_KINDS + _OTHER_KINDS:
-        return _ml_dtype(name)
-    return dtype
+    if dtype.kind in _PLAIN_KINDS + _OTHER_KINDS or dtype.type.__module__.split(".")[0] == "ml_dtypes":
+        return dtype
+    raise Damaged(f"{name!r} is not a type of plain tensors")
 
 
 def itemsize_fits(spec: TensorSpec) -> bool:
@@ -138,6 +139,8 @@ def _torch_only_itemsize(name: str) -> int | None:
 def _ml_dtype(name: str) -> np.dtype[Any]:
     import numpy as np
 
+    if not _ML_DTYPE.fullmatch(name):
+        raise Damaged(f"{name!r} is not a type of plain tensors")
     try:
         import ml_dtypes
     except ImportError as error:

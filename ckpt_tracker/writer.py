@@ -92,7 +92,8 @@ class BackgroundWriter:
             # the thread knows the queue alone, so that a writer nobody holds any more can end it
             self._thread = threading.Thread(target=_work, args=(self._jobs,), name=self._name, daemon=True)
             self._thread.start()
-            weakref.finalize(self, self._jobs.put, None)
+            # not at exit: there may be other atexit handlers that save
+            weakref.finalize(self, self._jobs.put, None).atexit = False
             BackgroundWriter._open.add(self)
         pending = Pending(name, job)
         self._submitted.append(pending)  # type: ignore[arg-type]

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ckpt_tracker.errors import InvalidOption, StateMismatch
+from ckpt_tracker.integrations._stateful import check_tensors
 
 _SHARDED = ("DeepSpeedStrategy", "FSDPStrategy", "ModelParallelStrategy")
 
@@ -170,3 +171,15 @@ def _forget_restart(loop: Any) -> None:
 def _version(trainer: Any) -> str:
     package = type(trainer).__module__.partition(".")[0]
     return f"{package} {getattr(sys.modules.get(package), '__version__', '')}".strip()
+
+
+def require_shapes(module: Any, saved: Mapping[str, Any]) -> None:
+    """Raises StateMismatch where a tensor has another shape in the checkpoint; missing ones are Lightning's to name.
+
+    A module that changes what it loads, in an `on_load_checkpoint` of its own, is left to that.
+    """
+    if type(module).on_load_checkpoint.__module__.split(".")[0] not in ("lightning", "pytorch_lightning"):
+        return
+    own = module.state_dict()
+    common = own.keys() & saved.keys()
+    check_tensors({key: own[key] for key in common}, {key: saved[key] for key in common}, name="the module")

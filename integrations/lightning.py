@@ -186,7 +186,9 @@ class CheckpointTracker(TrackerCallback, _Base):
         self._tracker._name, ref, skip = inner.agree(trainer, plan)
         by_path, self._path_known = self._path_known and not inner.can_inject(trainer), False
         if ref is not None:
-            fit.offer(self._load(Address(None, ref)), path=path_of(self.store.path, ref), by_path=by_path)
+            checkpoint = self._load(Address(None, ref))
+            inner.require_shapes(pl_module, checkpoint["state_dict"])
+            fit.offer(checkpoint, path=path_of(self.store.path, ref), by_path=by_path)
         fit.skip = skip
 
     def _begin(self, config: dict[str, Any]) -> None:

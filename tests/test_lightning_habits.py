@@ -572,3 +572,29 @@ def test_accumulated_gradients_are_waited_for():
     make_trainer(tracker, accumulate_grad_batches=2).fit(make_model(lightning), *loaders())
 
     assert [each.step for each in tracker.run.checkpoints()] == [1, 2, 3, 4]
+
+
+def test_a_module_of_another_shape_is_shown_beside_the_checkpoint():
+    """Both shapes are in the message, and the run can be written again afterwards."""
+
+    class Wider(lightning.LightningModule):
+        def __init__(self, width):
+            super().__init__()
+            self.net = torch.nn.Linear(4, width)
+
+        def training_step(self, batch, index):
+            return self.net(torch.ones(1, 4)).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters())
+
+    def fit(width):
+        tracker = CheckpointTracker("store", "run")
+        make_trainer(tracker, max_epochs=2).fit(Wider(width), loaders()[0])
+
+    fit(3)
+    with pytest.raises(StateMismatch, match=r"net\.weight: \[5, 4\] in the script, \[3, 4\] in the checkpoint"):
+        fit(5)
+    fit(3)
+
+    assert saved() == [0, 1]

@@ -49,6 +49,22 @@ def test_what_is_queued_at_the_exit_is_durable(start: Callable[..., Any], path: 
         assert store.gc() == 0
 
 
+def test_a_save_at_the_very_exit_is_durable(python: Callable[..., str], path: Path) -> None:
+    """By a handler that was there before ours, and so runs after it."""
+    output = python(
+        """
+        import atexit, sys
+        atexit.register(lambda: print(run.save({"loop": {}}).wait(60).ref))
+        from ckpt_tracker import Store
+        store = Store(sys.argv[1])
+        run = store.run("r")
+        run.save({"loop": {}})
+        """,
+        path,
+    )
+    assert output == "r@v2"
+
+
 def test_ctrl_c_in_the_middle_of_training_loses_nothing_that_was_saved(start: Callable[..., Any], path: Path) -> None:
     """The signal goes to the training's thread; the writer finishes."""
     process = start(f"{SAVES}print('saved', flush=True)\nwhile True:\n    pass\n", path)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pytest
 
 from ckpt_tracker import Store
-from ckpt_tracker.errors import Damaged, MissingExtra
+from ckpt_tracker.errors import Damaged
 from ckpt_tracker.records import TensorSpec
 from ckpt_tracker.tensors import itemsize_fits, kind_named, kind_of, numpy_dtype
 from ckpt_tracker.tree import encode
@@ -129,7 +129,7 @@ def test_a_declared_size_is_checked_against_type_and_shape(dtype: str, shape: tu
 @pytest.mark.parametrize("name", ["O", "object", "V8", "a,b", "i4,f8", "__class__", "", "x" * 40, "(2,)i4"])
 def test_a_type_that_no_checkpoint_holds_is_refused(name: str) -> None:
     """Names of types are looked at before NumPy interprets them."""
-    with pytest.raises((Damaged, MissingExtra)):
+    with pytest.raises(Damaged, match="is not a"):
         numpy_dtype(name)
 
 
