@@ -59,9 +59,11 @@ class Layout:
         try:
             cache.mkdir(parents=True, exist_ok=True)
         except OSError:
-            import tempfile
+            from tempfile import TemporaryDirectory
 
-            cache = Path(tempfile.mkdtemp(prefix="ckpt_tracker-"))
+            # it goes when this object does
+            self._temporary = TemporaryDirectory(prefix="ckpt_tracker-")
+            cache = Path(self._temporary.name)
         from blake3 import blake3
 
         return cache / f"{blake3(str(self.root.resolve()).encode()).hexdigest()[:32]}.sqlite"

@@ -98,30 +98,29 @@ def test_a_store_that_nobody_holds_any_more_gives_its_runs_back(path: Path) -> N
 
 
 FORK = """
-    import os, sys
+    import os, signal, sys
     from ckpt_tracker import Store
     store = Store(sys.argv[1])
     run = store.run("r")
     run.save({"loop": {}}).wait()
-    read, write = os.pipe()
     child = os.fork()
     if not child:
-        os.close(write)
-        os.read(read, 1)  # until the parent is dead
+        os.read(0, 1)  # until the test is done
         os._exit(0)
     print(child, flush=True)
-    sys.stdin.readline()
+    signal.pause()
 """
 
 
 def test_a_forked_child_does_not_keep_the_lock(start: Start, path: Path) -> None:
     """A worker that outlives its killed training is no training."""
     first = start(FORK, path)
-    first.line()
+    child = int(first.line())
     first.popen.kill()
     first.popen.wait()
     with Store(path) as store:
         assert store.run("r").save(STATE).wait().ref == "r@v2"
+    os.kill(child, 0)  # it is still there
 
 
 def test_a_forked_child_can_not_save_for_its_parent(python: Callable[..., str], path: Path) -> None:
@@ -193,33 +192,44 @@ SWEEP = """
     from ckpt_tracker.filesystem import StoreLock
     print("waiting", flush=True)
     with StoreLock(Path(sys.argv[1])).sweeping():
+        with open(sys.argv[1] + "/order", "a") as order:
+            order.write("sweep ")
         print("alone", flush=True)
+        sys.stdin.readline()
 """
 WRITE = """
     import sys
     from pathlib import Path
     from ckpt_tracker.filesystem import StoreLock
-    lock = StoreLock(Path(sys.argv[1]))
-    print("writing", flush=True)
-    while True:
-        with lock.writing():
-            pass
+    print("waiting", flush=True)
+    with StoreLock(Path(sys.argv[1])).writing():
+        with open(sys.argv[1] + "/order", "a") as order:
+            order.write("writer ")
 """
 
 
-def test_the_sweep_gets_in_however_busy_the_writers_are(start: Start, tmp_path: Path) -> None:
+def test_a_sweep_that_waits_goes_before_writers_that_come_later(start: Start, tmp_path: Path) -> None:
     """It keeps the turnstile shut while it waits; with one lock alone it would starve."""
-    writers = [start(WRITE, tmp_path) for _ in range(3)]
-    for writer in writers:
-        assert writer.line() == "writing"
-    for _ in range(5):
+    with StoreLock(tmp_path).writing():
         sweep = start(SWEEP, tmp_path)
-        assert [sweep.line(), sweep.line()] == ["waiting", "alone"]
+        assert sweep.line() == "waiting"
+        turnstile = FileLock(tmp_path / "turnstile")
+        while turnstile.acquire(wait=False):  # until the sweep has it
+            turnstile.release()
+        writers = [start(WRITE, tmp_path) for _ in range(3)]
+        assert [writer.line() for writer in writers] == ["waiting"] * 3
+        start("pass").end()  # a while, in which nobody may come in
+        assert not (tmp_path / "order").exists()
+    assert sweep.line() == "alone"
+    sweep.tell("done")
+    for writer in writers:
+        writer.end()
+    assert (tmp_path / "order").read_text() == "sweep writer writer writer "
 
 
 def test_the_lock_of_a_killed_sweep_is_free(start: Start, tmp_path: Path) -> None:
     """Both of its locks."""
-    sweep = start(SWEEP.replace('print("alone", flush=True)', 'print("alone", flush=True); sys.stdin.read()'), tmp_path)
+    sweep = start(SWEEP, tmp_path)
     assert [sweep.line(), sweep.line()] == ["waiting", "alone"]
     sweep.kill()
     with StoreLock(tmp_path).sweeping(wait=False) as alone:
