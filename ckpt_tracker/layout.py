@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,11 +60,11 @@ class Layout:
         try:
             cache.mkdir(parents=True, exist_ok=True)
         except OSError:
-            from tempfile import TemporaryDirectory
+            import shutil
+            import tempfile
 
-            # it goes when this object does
-            self._temporary = TemporaryDirectory(prefix="ckpt_tracker-")
-            cache = Path(self._temporary.name)
+            cache = Path(tempfile.mkdtemp(prefix="ckpt_tracker-"))
+            weakref.finalize(self, shutil.rmtree, cache, ignore_errors=True)
         from blake3 import blake3
 
         return cache / f"{blake3(str(self.root.resolve()).encode()).hexdigest()[:32]}.sqlite"

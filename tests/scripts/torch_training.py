@@ -42,6 +42,7 @@ def schedule(name, optimizer):
 
 
 def main():
+    """Trains, as the arguments say."""
     parser = argparse.ArgumentParser()
     parser.add_argument("store")
     parser.add_argument("--kill")
