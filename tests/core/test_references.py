@@ -102,6 +102,16 @@ def test_a_run_without_checkpoints_says_so(store: Store) -> None:
         store.run("fresh").last()
 
 
+def test_best_is_by_the_metric_that_was_named_last(store: Store) -> None:
+    """A run without a monitor of its own remembers what it was asked."""
+    run = store.run("r")
+    for loss in (0.5, 0.2):
+        run.save({"loop": {}}, metrics={"loss": loss})
+    assert run.best("loss", mode="max").version == 1
+
+    assert store["r@best"].version == 1
+
+
 def test_best_needs_a_metric_or_a_monitor(store: Store) -> None:
     """Without either, what best means can't be known."""
     store.run("r").save({"loop": {}}, metrics={"loss": 1.0}).wait()
