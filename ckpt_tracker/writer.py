@@ -52,10 +52,8 @@ class Pending(Generic[Result]):
         return self._result  # type: ignore[return-value]
 
     def untold(self) -> BaseException | None:
-        """The job's error, unless somebody has been told of it. Told from now on."""
-        error = None if self._told or not self.done else self._error
-        self._told = self._told or error is not None
-        return error
+        """The job's error, unless somebody who waited has been told of it."""
+        return None if self._told else self._error
 
     def _run(self) -> None:
         try:
