@@ -9,6 +9,7 @@ keeps it, or when it has a tag.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,12 +27,12 @@ _PERIODS = {"hour": "%Y-%m-%d %H", "day": "%Y-%m-%d", "week": "%G-W%V"}
 
 
 @dataclass(frozen=True)
-class Retention:
+class Retention(ABC):
     """What to keep of a run's checkpoints."""
 
+    @abstractmethod
     def keeps(self, records: Sequence[CheckpointRecord], *, now: datetime) -> list[Reasons]:
         """For each policy of the union, which of one run's `records` (oldest first) it keeps, with the reason."""
-        raise NotImplementedError
 
     def bound_to(self, monitor: Monitor | None) -> Retention:
         """The same, with `Best` given the run's monitor where it names no metric. Raises InvalidOption without one."""
