@@ -39,6 +39,10 @@ class Layout:
         """The folder of a run's manifests."""
         return self.runs / run / "manifests"
 
+    def events(self, run: str) -> Path:
+        """The file of a run's events."""
+        return self.runs / run / "events.jsonl"
+
     def run_names(self) -> Iterator[str]:
         """The names of the runs on disk, sorted."""
         try:

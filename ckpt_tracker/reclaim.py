@@ -148,4 +148,4 @@ class Reclaimer:
         return [path for folder in folders for path in folder.iterdir() if path.stat().st_mtime < oldest]
 
     def _log_of(self, run: str) -> EventLog:
-        return EventLog(self._layout.run(run) / "events.jsonl")
+        return EventLog(self._layout.events(run))

@@ -57,7 +57,7 @@ def read(layout: Layout, name: str) -> RunRecord:
 
 def events(layout: Layout, name: str) -> EventLog:
     """A run's events."""
-    return EventLog(layout.run(name) / "events.jsonl")
+    return EventLog(layout.events(name))
 
 
 def bring_up_to_date(index: Index, layout: Layout) -> None:

@@ -57,7 +57,7 @@ class RunWriter:
         self._staging = StagingBuffer()
         self._held: Capture | None = None
         self._objects = ObjectWriter(store.objects)
-        removed = EventLog(store.layout.run(run) / "events.jsonl").state().newest_removed
+        removed = EventLog(store.layout.events(run)).state().newest_removed
         self._version = max([removed, *versions(self._folder)])
         self.parent: Parent | None = None
         self._remember_newest()

@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal, TypedDict
 from ckpt_tracker import resuming
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import CheckpointWarning, CkptTrackerError, InvalidOption, RunBusy, add_note
+from ckpt_tracker.jsonfile import plain
 from ckpt_tracker.records import CheckpointRecord, Mode, Plan
 from ckpt_tracker.retention import Best, Last, Retention, decide
 from ckpt_tracker.retention import parse as parse_retention
@@ -166,17 +167,12 @@ class Tracker:
         step: int | None,
         metrics: Mapping[str, Any] | None,
         reason: str | None = None,
-    ) -> Checkpoint | None:
-        """Captures the state, writes it in the background, and lets retention work once it is durable.
-
-        None where an earlier save's error was turned into a warning and this one could not be taken either.
-        """
+    ) -> Checkpoint:
+        """Captures the state, writes it in the background, and lets retention work once it is durable."""
         capture = self.capture(state)
-        if capture is None:
-            return None
         return self.submit(capture, epoch=epoch, step=step, metrics=metrics, reason=reason)
 
-    def capture(self, state: Mapping[str, object]) -> Capture | None:
+    def capture(self, state: Mapping[str, object]) -> Capture:
         """The first half of `save`: the state may change when it returns."""
         self._facing_errors(self.run.writer().raise_pending)
         return self.run.capture(state)
@@ -260,8 +256,6 @@ class Tracker:
         return (str(self.store.path), run.name)
 
     def _record_start(self, run: Run, resumed: Checkpoint | None) -> None:
-        from ckpt_tracker.jsonfile import plain
-
         monitor = self.monitor
         self.store.record_event(
             run.name,

@@ -208,9 +208,7 @@ class CheckpointTracker(TrackerCallback):
         if not self._logged or not self._tracker.active:
             return
         self._epoch = epoch + 1
-        capture = self._tracker.capture(self._state())
-        if capture is not None:
-            self._pending = (capture, epoch)
+        self._pending = (self._tracker.capture(self._state()), epoch)
 
     def _settle(self, *, keep: bool) -> None:
         """Makes the checkpoint of an epoch that was left by `break`, or forgets it."""

@@ -1,13 +1,19 @@
 """What the tests of the Lightning tracker share."""
 
 import lightning.pytorch as lightning
-from lightning.pytorch.callbacks import (
-    Callback,
-)
+import pytest
+from lightning.pytorch.callbacks import Callback
 from lightning_training import QUIET
 
 from ckpt_tracker import Store
 from ckpt_tracker.integrations.lightning import CheckpointTracker
+
+HARMLESS = [
+    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
+]
+"""Warnings of Lightning's own about trainings as small as these."""
 
 
 def make_tracker(**options):

@@ -3,23 +3,15 @@
 import lightning.pytorch as lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    LearningRateFinder,
-    ModelCheckpoint,
-)
+from lightning.pytorch.callbacks import EarlyStopping, LearningRateFinder, ModelCheckpoint
 from lightning.pytorch.tuner import Tuner
-from lightning_helpers import StopAt, make_tracker, make_trainer, saved
+from lightning_helpers import HARMLESS, StopAt, make_tracker, make_trainer, saved
 from lightning_training import loaders, make_model
 
 from ckpt_tracker import Store
 from ckpt_tracker.integrations.lightning import CheckpointTracker
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-]
+pytestmark = HARMLESS
 
 
 @pytest.fixture(autouse=True)

@@ -8,18 +8,14 @@ from lightning.pytorch.callbacks import (
     EarlyStopping,
     ModelCheckpoint,
 )
-from lightning_helpers import make_tracker, make_trainer, saved
+from lightning_helpers import HARMLESS, make_tracker, make_trainer, saved
 from lightning_training import loaders, make_model
 
 from ckpt_tracker import Store
 from ckpt_tracker.errors import CheckpointWarning, InvalidOption, StateMismatch, UnstorableLeaf
 from ckpt_tracker.integrations.lightning import CheckpointTracker
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*does not have many workers"),
-    pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning"),
-    pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty"),
-]
+pytestmark = HARMLESS
 
 
 @pytest.fixture(autouse=True)
