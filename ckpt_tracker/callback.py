@@ -6,9 +6,10 @@ import os
 from typing import TYPE_CHECKING
 
 from ckpt_tracker.checkpoint import Checkpoint
+from ckpt_tracker.options import TrackerOptions
 from ckpt_tracker.run import Run
 from ckpt_tracker.store import Store
-from ckpt_tracker.tracker import Tracker, TrackerOptions
+from ckpt_tracker.tracker import Tracker
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

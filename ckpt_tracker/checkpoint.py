@@ -87,6 +87,16 @@ class Checkpoint:
         return self.record.parents
 
     @property
+    def context(self) -> Mapping[str, Any]:
+        """What is no state, but makes a resume right or wrong: world size, length of the data, batch size, …"""
+        return self._record.context
+
+    @property
+    def reason(self) -> str | None:
+        """Why it was saved: a trigger (`1 epoch`), `end`, a signal (`SIGTERM`), `exception`, …"""
+        return self._record.reason
+
+    @property
     def digest(self) -> str:
         """One hash over every tensor and leaf: two checkpoints are bit-equal exactly when their digests are."""
         return self.record.digest

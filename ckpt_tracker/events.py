@@ -30,6 +30,8 @@ class EventState:
     """The run's last training came to its end."""
     monitor: Monitor | None = None
     """What the run's last training called best."""
+    last_start: dict[str, Any] = field(default_factory=dict)
+    """The event of the run's last start."""
 
 
 class EventLog:
@@ -72,6 +74,7 @@ class EventLog:
         newest_removed = 0
         finished = False
         monitor: Monitor | None = None
+        last_start: dict[str, Any] = {}
         for event in self:
             name = event["event"]
             if name == "tag":
@@ -82,6 +85,7 @@ class EventLog:
                 finished = True
             elif name == "start":
                 finished = False
+                last_start = {key: value for key, value in event.items() if key not in ("event", "code_diff")}
                 if event.get("monitor"):
                     monitor = Monitor(event["monitor"], event["mode"])
-        return EventState(tags, newest_removed, finished, monitor)
+        return EventState(tags, newest_removed, finished, monitor, last_start)

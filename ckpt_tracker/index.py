@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 _log = logging.getLogger("ckpt_tracker")
-_SCHEMA = 1
+_SCHEMA = 2
 _BUSY_SECONDS = 60.0
 _Answer = TypeVar("_Answer")
 # what SQLite says when the file is sound, or can't be told to be damaged

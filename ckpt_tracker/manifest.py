@@ -97,13 +97,14 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         "step": record.step,
         "created_at": record.created_at.isoformat(),
         "reason": record.reason,
-        "parents": [{"ref": each.ref, "digest": each.digest} for each in record.parents],
+        "parents": [_parent_to_json(each) for each in record.parents],
         "metrics": encode(dict(record.metrics)).skeleton,
         "digest": record.digest,
         "nbytes": record.nbytes,
         "stored_bytes": record.stored_bytes,
         "stall_seconds": record.stall_seconds,
         "write_seconds": record.write_seconds,
+        "context": dict(record.context),
         "sections": dict(manifest.sections),
         "tensors": [_entry_to_json(each) for each in manifest.tensors],
     }
@@ -124,11 +125,17 @@ def _from_json(document: dict[str, Any]) -> Manifest:
         sections=tuple(sections),
         kind=document["kind"],
         reason=document["reason"],
-        parents=tuple(Parent(each["ref"], each["digest"]) for each in document["parents"]),
+        parents=tuple(Parent(each["ref"], each["digest"], each.get("overrides", {})) for each in document["parents"]),
         stall_seconds=document["stall_seconds"],
         write_seconds=document["write_seconds"],
+        context=document.get("context", {}),
     )
     return Manifest(record, sections, tuple(_entry_from_json(each) for each in document["tensors"]))
+
+
+def _parent_to_json(parent: Parent) -> dict[str, Any]:
+    document: dict[str, Any] = {"ref": parent.ref, "digest": parent.digest}
+    return {**document, "overrides": dict(parent.overrides)} if parent.overrides else document
 
 
 def _entry_to_json(entry: TensorEntry) -> dict[str, Any]:

@@ -40,6 +40,15 @@ def _first(db: Database) -> None:
     db.execute("CREATE INDEX checkpoints_by_step ON checkpoints (run, step, version)")
 
 
+@migrations(name="002_context_and_last_start")
+def _second(db: Database) -> None:
+    db.execute("ALTER TABLE checkpoints ADD COLUMN context TEXT NOT NULL DEFAULT '{}'")
+    db.execute("ALTER TABLE runs ADD COLUMN last_start TEXT NOT NULL DEFAULT '{}'")
+    # what the columns would say of earlier rows is in the manifests and events, from where they are filled in again
+    for table in ("runs", "checkpoints", "metrics"):
+        db.execute(f"DELETE FROM {table}")
+
+
 def upgrade(connection: sqlite3.Connection, *, schema: int) -> None:
     """Brings the schema up to date, inside the transaction that is open on the connection; `schema` is its number."""
     db = Database(connection, execute_plugins=False)

@@ -52,6 +52,8 @@ class Parent:
 
     ref: str
     digest: str
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    """What was set to another value than the checkpoint had, when the training went on from it."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ class CheckpointRecord:
     """Time the training was held up by this save."""
     write_seconds: float = 0.0
     """Time the background writer took for the objects."""
+    context: Mapping[str, Any] = field(default_factory=dict)
+    """What is no state, but makes a resume right or wrong: world size, length of the data, batch size, …"""
     tags: tuple[str, ...] = ()
 
     @property
@@ -106,6 +110,8 @@ class RunRecord:
     finished: bool = False
     """Its last training came to its end."""
     monitor: Monitor | None = None
+    last_start: Mapping[str, Any] = field(default_factory=dict)
+    """The event of its last start: when, from which checkpoint, with which config and environment."""
     tags: Mapping[str, int] = field(default_factory=dict)
     """Tag → version."""
 

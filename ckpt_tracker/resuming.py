@@ -5,23 +5,68 @@ from __future__ import annotations
 import logging
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker import environment
+from ckpt_tracker import environment, guard
 from ckpt_tracker import manifest as manifests
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import CheckpointGone, CheckpointNotFound, Damaged, InvalidOption
 from ckpt_tracker.formats import versions
-from ckpt_tracker.records import Monitor
+from ckpt_tracker.jsonfile import plain
+from ckpt_tracker.records import Monitor, RunRecord
 from ckpt_tracker.run import Run
 from ckpt_tracker.selection import parse
 from ckpt_tracker.store import Store
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _log = logging.getLogger("ckpt_tracker")
 _WORDS = ("auto", "last", "best", "never")
 
 Resumed = tuple[Checkpoint | None, dict[str, Any] | None]
+
+
+@dataclass(frozen=True)
+class Start:
+    """A training starts, or goes on: what the run's events record of it."""
+
+    config: Mapping[str, Any]
+    environment: Mapping[str, Any]
+    monitor: Monitor | None
+    resumed_from: str | None = None
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], *, monitor: Monitor | None) -> Self:
+        """A training from scratch in this process."""
+        return cls(plain(config), environment.describe(), monitor)
+
+    def changes_since(self, run: RunRecord) -> tuple[guard.Change, ...]:
+        """What is different from the run's last start. A package that only one of the two had imported is no change."""
+        earlier = run.last_start or {"config": run.config, "environment": run.environment}
+        was, now = ({"config": each["config"], "environment": each["environment"]} for each in (earlier, vars(self)))
+        return tuple(
+            change
+            for change in guard.changes(was, now)
+            if not (change.name.startswith("environment.packages.") and None in (change.was, change.now))
+        )
+
+    def details(self) -> dict[str, Any]:
+        """The members of the event."""
+        monitor = self.monitor
+        return {
+            "resumed_from": self.resumed_from,
+            "overrides": self.overrides,
+            "monitor": monitor.metric if monitor else None,
+            "mode": monitor.mode if monitor else None,
+            "config": self.config,
+            "environment": self.environment,
+            "code_diff": environment.code_diff(),
+        }
 
 
 def check(resume: Any, *, monitored: bool) -> None:

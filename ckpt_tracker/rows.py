@@ -25,6 +25,7 @@ def run_row(run: RunRecord) -> Row:
         "finished": int(run.finished),
         "monitor": run.monitor.metric if run.monitor else None,
         "mode": run.monitor.mode if run.monitor else None,
+        "last_start": _text(dict(run.last_start)),
         "tags": _text(dict(run.tags)),
     }
 
@@ -39,6 +40,7 @@ def run_from_row(row: sqlite3.Row) -> RunRecord:
         unnamed=bool(row["unnamed"]),
         finished=bool(row["finished"]),
         monitor=Monitor(row["monitor"], row["mode"]) if row["monitor"] else None,
+        last_start=parsed(row["last_start"]),
         tags=parsed(row["tags"]),
     )
 
@@ -57,9 +59,10 @@ def checkpoint_row(record: CheckpointRecord) -> Row:
         "sections": _text(list(record.sections)),
         "kind": record.kind,
         "reason": record.reason,
-        "parents": _text([[parent.ref, parent.digest] for parent in record.parents]),
+        "parents": _text([[each.ref, each.digest, dict(each.overrides)] for each in record.parents]),
         "stall_seconds": record.stall_seconds,
         "write_seconds": record.write_seconds,
+        "context": _text(dict(record.context)),
     }
 
 
@@ -68,6 +71,7 @@ def checkpoint_from_row(row: sqlite3.Row, *, metrics: Mapping[str, float], tags:
     fields = dict(row)
     fields["created_at"] = datetime.fromisoformat(fields["created_at"])
     fields["sections"] = tuple(parsed(fields["sections"]))
+    fields["context"] = parsed(fields["context"])
     fields["parents"] = tuple(Parent(*each) for each in parsed(fields["parents"]))
     return CheckpointRecord(**fields, metrics=metrics, tags=tuple(sorted(tags)))
 

@@ -79,6 +79,7 @@ class Run:
         step: int | None,
         metrics: Mapping[str, float],
         reason: str | None = None,
+        context: Mapping[str, Any] | None = None,
         then: AfterSave | None = None,
     ) -> Checkpoint:
         """The second half of `save`; `then` is called in the background once the checkpoint is durable."""
@@ -94,6 +95,7 @@ class Run:
             stored_bytes=0,
             sections=(),
             reason=reason,
+            context=context or {},
         )
         record, pending = self.writer().submit(capture, draft, then=then)
         return Checkpoint(record, layout=self._store.layout, objects=self._store.objects, pending=pending)
@@ -109,10 +111,10 @@ class Run:
             self._writer = RunWriter(self._store, self.name)
         return self._writer
 
-    def continue_from(self, checkpoint: Checkpoint | None) -> None:
-        """The next checkpoint's parent is that one, or none."""
+    def continue_from(self, checkpoint: Checkpoint | None, *, overrides: Mapping[str, Any] | None = None) -> None:
+        """The next checkpoint's parent is that one, with what was set to other values since, or none."""
         record = checkpoint.record if checkpoint is not None else None
-        self.writer().parent = Parent(record.ref, record.digest) if record else None
+        self.writer().parent = Parent(record.ref, record.digest, overrides or {}) if record else None
 
     def close(self, timeout: float | None = None) -> list[str]:
         """Waits until what was saved is durable and gives the lock back.

@@ -52,7 +52,7 @@ def read(layout: Layout, name: str) -> RunRecord:
         _log.warning("the config of run %s is lost: %s", name, error)
         record = RunRecord(name, datetime.fromtimestamp(0, timezone.utc))
     tags = dict(sorted(state.tags.items()))
-    return replace(record, finished=state.finished, monitor=state.monitor, tags=tags)
+    return replace(record, finished=state.finished, monitor=state.monitor, last_start=state.last_start, tags=tags)
 
 
 def events(layout: Layout, name: str) -> EventLog:

@@ -15,39 +15,30 @@ from __future__ import annotations
 import os
 import threading
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
-from typing import Any, ClassVar, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from ckpt_tracker import resuming
+from ckpt_tracker import guard, options, resuming
 from ckpt_tracker.checkpoint import Checkpoint
-from ckpt_tracker.errors import CheckpointWarning, CkptTrackerError, InvalidOption, RunBusy, add_note
+from ckpt_tracker.errors import CheckpointWarning, CkptTrackerError, RunBusy, add_note
 from ckpt_tracker.jsonfile import plain
-from ckpt_tracker.records import CheckpointRecord, Mode, Plan
-from ckpt_tracker.retention import Best, Last, Retention, decide
-from ckpt_tracker.retention import parse as parse_retention
+from ckpt_tracker.records import CheckpointRecord, Plan
+from ckpt_tracker.retention import decide
 from ckpt_tracker.run import Run, as_number
 from ckpt_tracker.run_writer import Capture
-from ckpt_tracker.selection import check_monitor, check_run_name
+from ckpt_tracker.selection import check_run_name
+from ckpt_tracker.signals import SignalWatch
 from ckpt_tracker.store import Store
 from ckpt_tracker.triggers import Schedule
-from ckpt_tracker.triggers import parse as parse_triggers
 
-OnError = Literal["raise", "warn"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+    from ckpt_tracker.options import TrackerOptions
+
 _CLOSE_SECONDS = 600.0
-
-
-class TrackerOptions(TypedDict, total=False):
-    """The keywords of every `CheckpointTracker`; their meanings and defaults are Tracker's."""
-
-    monitor: str | None
-    mode: Mode | None
-    every: str | Sequence[str]
-    keep: Retention | str | None
-    resume: str
-    config: Mapping[str, Any] | None
-    on_error: OnError
 
 
 class Tracker:
@@ -62,32 +53,24 @@ class Tracker:
         self,
         store: str | os.PathLike[str] | Store | None = None,
         run: str | None = None,
-        *,
-        monitor: str | None = None,
-        mode: Mode | None = None,
-        every: str | Sequence[str] = "1 epoch",
-        keep: Retention | str | None = None,
-        resume: str = "auto",
-        config: Mapping[str, Any] | None = None,
-        on_error: OnError = "raise",
+        **given: Unpack[TrackerOptions],
     ) -> None:
-        self.monitor = check_monitor(monitor, mode)
-        self.schedule = Schedule(parse_triggers(every))
-        self.keep = _retention(keep, monitored=self.monitor is not None).bound_to(self.monitor)
         if run is not None:
             check_run_name(run)
-        resuming.check(resume, monitored=self.monitor is not None)
-        if on_error not in ("raise", "warn"):
-            raise InvalidOption(f"on_error={on_error!r}: expected 'raise' or 'warn'")
+        self.options = options.check(**given)
+        self.name = run
+        """The run's name; None until one without a name begins."""
+        self.monitor = self.options.monitor
+        self.schedule = Schedule(self.options.triggers)
         self.resumed_from: Checkpoint | None = None
         self.entered = False
         """Held by a `with` block: another tracker of this thread must not take the run over."""
+        self.context: dict[str, Any] = {}
+        """Plain values that each checkpoint is saved with: what is no state, but makes a resume right or wrong."""
+        self.signals = SignalWatch()
         self._given_store = store
         self._given_run = run
-        self._name = run
-        self._resume = resume
-        self._config = dict(config or {})
-        self._on_error = on_error
+        self._config = self.options.config
         self._state: dict[str, Any] | None = None
         self._store: Store | None = None
         self._run: Run | None = None
@@ -115,9 +98,9 @@ class Tracker:
     def run(self) -> Run:
         """The run; named and started when first asked for."""
         if self._run is None:
-            if self._name is None:
-                self._name = resuming.fresh_name()
-            return self.store.run(self._name, self._config, unnamed=self._given_run is None)
+            if self.name is None:
+                self.name = resuming.fresh_name()
+            return self.store.run(self.name, self._config, unnamed=self._given_run is None)
         return self._run
 
     def begin(self, *, config: Mapping[str, Any] | None = None) -> Checkpoint | None:
@@ -129,26 +112,28 @@ class Tracker:
         if self.active:
             return None
         self._config = {**(config or {}), **self._config}
-        if self._given_run is None and self._name is None:
+        if self._given_run is None and self.name is None:
             resuming.mention_interrupted(self.store)
         run = self.run
         self._take_over(run)
         run.writer()
         self._run, self._thread = run, threading.get_ident()
         Tracker._active[self._key(run)] = self
-        resumed: Checkpoint | None = None
-        if not self._begun:
-            try:
-                resumed, self._state = resuming.choose(self.store, run, self._resume, self.monitor)
-            except BaseException:
-                self._release()
-                raise
-            self.resumed_from = resumed
-            run.continue_from(resumed)
+        try:
+            resumed = None if self._begun else self._resume(run)
+        except BaseException:
+            self._release()
+            raise
         self._begun = True
         self.schedule.start(step=resumed.step or 0 if resumed else 0)
-        self._record_start(run, resumed)
+        self.signals.start()
         return resumed
+
+    def continue_from(self, checkpoint: Checkpoint | None) -> None:
+        """The training goes on from that checkpoint, or from none: the next one's parent, with the overrides."""
+        self.resumed_from = checkpoint
+        if self._run is not None:
+            self._run.continue_from(checkpoint, overrides=self.options.overrides)
 
     def take_state(self) -> dict[str, Any]:
         """The state of `resumed_from`, handed over once. Empty where there is nothing to restore."""
@@ -156,8 +141,23 @@ class Tracker:
         return state or {}
 
     def due(self, *, epoch: int | None = None, step: int | None = None) -> str | None:
-        """Why a checkpoint is due, or None. Give `epoch`, the 0-based epoch that has ended, at an epoch's end only."""
-        return self.schedule.due(epoch=epoch, step=step)
+        """Why a checkpoint is due, or None. Give `epoch`, the 0-based epoch that has ended, at an epoch's end only.
+
+        A signal that has come is a reason at any consistent point, whatever the triggers are.
+        """
+        return self.interruption or self.schedule.due(epoch=epoch, step=step)
+
+    @property
+    def interruption(self) -> str | None:
+        """The signal that asked the training to stop, and is not answered yet: `SIGTERM`, `KeyboardInterrupt`, …"""
+        return self.signals.reason
+
+    def leave(self) -> None:
+        """Answers a signal: raises KeyboardInterrupt, or SystemExit, unless the script has a handler of its own.
+
+        Saving does that by itself, once the checkpoint is durable.
+        """
+        self.signals.leave()
 
     def save(
         self,
@@ -167,10 +167,14 @@ class Tracker:
         step: int | None,
         metrics: Mapping[str, Any] | None,
         reason: str | None = None,
+        leave: bool = True,
     ) -> Checkpoint:
-        """Captures the state, writes it in the background, and lets retention work once it is durable."""
+        """Captures the state, writes it in the background, and lets retention work once it is durable.
+
+        After a signal it waits for that, and then answers the signal, unless `leave` is left to the caller.
+        """
         capture = self.capture(state)
-        return self.submit(capture, epoch=epoch, step=step, metrics=metrics, reason=reason)
+        return self.submit(capture, epoch=epoch, step=step, metrics=metrics, reason=reason, leave=leave)
 
     def capture(self, state: Mapping[str, object]) -> Capture:
         """The first half of `save`: the state may change when it returns."""
@@ -189,20 +193,30 @@ class Tracker:
         step: int | None,
         metrics: Mapping[str, Any] | None,
         reason: str | None = None,
+        leave: bool = True,
     ) -> Checkpoint:
         """The second half of `save`. `metrics` is None inside an epoch, where none are expected."""
         numbers = self._numbers(metrics or {})
         if self.monitor and metrics is not None and self.monitor.metric not in numbers:
-            self._warn_once(
+            self.warn_once(
                 f"metric:{self.monitor.metric}",
                 f"the monitored metric {self.monitor.metric!r} is missing "
                 f"(there are: {', '.join(sorted(numbers)) or 'none'}): such checkpoints are kept, and not ranked",
             )
         self.schedule.saved(step=step)
-        self._newest = self.run.submit(
-            capture, epoch=epoch, step=step, metrics=numbers, reason=reason, then=self._retain
+        self._newest = newest = self.run.submit(
+            capture,
+            epoch=epoch,
+            step=step,
+            metrics=numbers,
+            reason=reason,
+            context=plain(self.context),
+            then=self._retain,
         )
-        return self._newest
+        if leave and self.interruption:
+            self._facing_errors(newest.wait)
+            self.leave()
+        return newest
 
     def close(self, *, finished: bool = False, error: BaseException | None = None) -> None:
         """Waits until everything is durable and gives the run back. Idempotent; `begin` may follow.
@@ -216,7 +230,7 @@ class Tracker:
         try:
             run.writer().drain()
             self._facing_errors(run.writer().raise_pending)
-            if self._on_error == "warn" and self._newest is not None and error is None:
+            if self.options.on_error == "warn" and self._newest is not None and error is None:
                 self._newest.wait(_CLOSE_SECONDS)
             if finished:
                 self.store.record_event(run.name, "finish")
@@ -226,6 +240,12 @@ class Tracker:
             add_note(error, f"ckpt_tracker: {failed}")
         finally:
             self._release()
+
+    def warn_once(self, key: str, message: str) -> None:
+        """Warns (CheckpointWarning) the first time it is called with that key."""
+        if key not in self._warned:
+            self._warned.add(key)
+            warnings.warn(message, CheckpointWarning, stacklevel=4)
 
     # -- behind ----------------------------------------------------------------------------------------------
 
@@ -237,6 +257,7 @@ class Tracker:
         try:
             run.close(_CLOSE_SECONDS)
         finally:
+            self.signals.stop()
             if self._store is not None and self._store is not self._given_store:
                 self._store.index.close()
 
@@ -255,16 +276,16 @@ class Tracker:
     def _key(self, run: Run) -> tuple[str, str]:
         return (str(self.store.path), run.name)
 
-    def _record_start(self, run: Run, resumed: Checkpoint | None) -> None:
-        monitor = self.monitor
-        self.store.record_event(
-            run.name,
-            "start",
-            resumed_from=resumed.ref if resumed else None,
-            monitor=monitor.metric if monitor else None,
-            mode=monitor.mode if monitor else None,
-            config=plain(self._config),
-        )
+    def _resume(self, run: Run) -> Checkpoint | None:
+        """Finds what to continue from, says what has changed since then, and records that the run starts here."""
+        resumed, self._state = resuming.choose(self.store, run, self.options.resume, self.monitor)
+        start = resuming.Start.of(self._config, monitor=self.monitor)
+        if resumed is not None:
+            start = replace(start, resumed_from=resumed.ref, overrides=self.options.overrides)
+            guard.show(start.changes_since(run.record), ref=resumed.ref)
+        self.store.record_event(run.name, "start", **start.details())
+        self.continue_from(resumed)
+        return resumed
 
     def _retain(self, newest: CheckpointRecord) -> None:
         """Runs in the background once `newest` is durable, which is always kept: there must be one to resume from."""
@@ -273,7 +294,7 @@ class Tracker:
             replace(each, keep=True, reasons=(*each.reasons, "newest"))
             if each.checkpoint.version >= newest.version
             else each
-            for each in decide(self.keep, records, now=datetime.now(timezone.utc))
+            for each in decide(self.options.keep, records, now=datetime.now(timezone.utc))
         )
         self.store.evict(Plan(decisions))
 
@@ -283,28 +304,14 @@ class Tracker:
             try:
                 numbers[str(name)] = as_number(value)
             except (TypeError, ValueError, RuntimeError):
-                self._warn_once(f"value:{name}", f"metric {name!r} is {value!r}, which is no number: left out")
+                self.warn_once(f"value:{name}", f"metric {name!r} is {value!r}, which is no number: left out")
         return numbers
 
-    def _facing_errors(self, step: Callable[[], None]) -> None:
+    def _facing_errors(self, step: Callable[[], object]) -> None:
         try:
             step()
         except CkptTrackerError as error:
-            if self._on_error == "raise":
+            if self.options.on_error == "raise":
                 raise
             told = "; ".join([str(error), *getattr(error, "__notes__", [])])
             warnings.warn(f"a checkpoint was not saved: {told}", CheckpointWarning, stacklevel=4)
-
-    def _warn_once(self, key: str, message: str) -> None:
-        if key not in self._warned:
-            self._warned.add(key)
-            warnings.warn(message, CheckpointWarning, stacklevel=4)
-
-
-def _retention(keep: Retention | str | None, *, monitored: bool) -> Retention:
-    if keep is None:
-        return Last(2) | Best(1) if monitored else Last(3)
-    policy = parse_retention(keep) if isinstance(keep, str) else keep
-    if not isinstance(policy, Retention):
-        raise InvalidOption(f"keep={keep!r}: expected a retention such as Last(2), or text such as 'last:2'")
-    return policy

@@ -225,7 +225,7 @@ class Fit:
         if moment is None:
             return False
         for refused in states.drop_unstorable_hyperparameters(checkpoint):
-            self._tracker._warn_once(refused, f"left out: {refused}")
+            self._tracker.warn_once(refused, f"left out: {refused}")
         with metrics.expecting(moment, self._tracker):
             self._tracker.save(
                 states.to_state(checkpoint, self._trainer),

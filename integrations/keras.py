@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ckpt_tracker.store import Store
-    from ckpt_tracker.tracker import TrackerOptions
+    from ckpt_tracker.options import TrackerOptions
 
 __all__ = ["CheckpointTracker"]
 

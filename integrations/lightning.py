@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.callbacks import Checkpoint as _Base
     from typing_extensions import Unpack
 
-    from ckpt_tracker.tracker import TrackerOptions
+    from ckpt_tracker.options import TrackerOptions
 else:
     # what is imported later is added when a tracker is made
     _Base = flavoured(object, "Checkpoint", loaded_only=True)
@@ -183,7 +183,7 @@ class CheckpointTracker(TrackerCallback, _Base):
         if trainer.is_global_zero:
             self._begin({**pl_module.hparams, **getattr(trainer.datamodule, "hparams", {})})
             plan = (self.run.name, *self._choose())
-        self._tracker._name, ref, skip = inner.agree(trainer, plan)
+        self._tracker.name, ref, skip = inner.agree(trainer, plan)
         by_path, self._path_known = self._path_known and not inner.can_inject(trainer), False
         if ref is not None:
             checkpoint = self._load(Address(None, ref))
@@ -249,7 +249,7 @@ class CheckpointTracker(TrackerCallback, _Base):
             raise InvalidOption("the tracker alone saves to its store: give trainer.save_checkpoint a file's path")
 
     def _best(self) -> Checkpoint | None:
-        monitor, name = self._tracker.monitor, self._tracker._name
+        monitor, name = self._tracker.monitor, self._tracker.name
         if monitor is None or name is None:
             return None
         try:

@@ -23,7 +23,7 @@ from ckpt_tracker.integrations import _random, _stateful
 from ckpt_tracker.integrations._position import Position
 from ckpt_tracker.run_writer import Capture
 from ckpt_tracker.store import Store
-from ckpt_tracker.tracker import TrackerOptions
+from ckpt_tracker.options import TrackerOptions
 
 if TYPE_CHECKING:
     from typing_extensions import Self, Unpack

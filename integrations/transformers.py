@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ckpt_tracker.store import Store
-    from ckpt_tracker.tracker import TrackerOptions
+    from ckpt_tracker.options import TrackerOptions
 
     _Base = object
 else:

@@ -12,7 +12,8 @@ Document = dict[str, Any]
 
 CHECKPOINT_KEYS = (
     "ref, run, version, epoch, step, metrics {name: number}, created_at (UTC), digest, nbytes, stored_bytes, "
-    "sections [name], kind, reason, parents [{ref, digest}], stall_seconds, write_seconds, tags [name], best"
+    "sections [name], kind, reason, parents [{ref, digest, overrides}], stall_seconds, write_seconds, "
+    "context (world size, data, …), tags [name], best"
 )
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     examples=["ckpt runs", "ckpt runs --store /data/checkpoints --json"],
     document=(
         "An array, oldest run first; of each run: name, created_at (UTC), config, environment, unnamed, finished, "
-        "monitor {metric, mode} or null, tags {tag: version}, checkpoints (how many), last and best (references or "
+        "monitor {metric, mode} or null, last_start (at, resumed_from, config, environment, …), tags {tag: version}, "
+        "checkpoints (how many), last and best (references or "
         "null), stored_bytes."
     ),
 )

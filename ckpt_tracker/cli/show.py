@@ -85,13 +85,15 @@ def _lines(document: Document) -> Iterator[tuple[str, str]]:
     yield from _saving(document)
     yield "digest", document["digest"]
     for parent in document["parents"]:
-        yield "parent", f"{parent['ref']} (digest {parent['digest']})"
+        changed = f", with {human.compact(parent['overrides'])}" if parent["overrides"] else ""
+        yield "parent", f"{parent['ref']}{changed} (digest {parent['digest']})"
     yield from _numbered("sections", {name: _section(each) for name, each in document["section_sizes"].items()})
     yield "manifest", human.path(document["manifest"])
     monitor = document["monitor"]
     yield "monitor", f"{monitor['metric']} ({monitor['mode']})" if monitor else human.NONE
     yield "run finished", "yes" if document["finished"] else "no"
     yield from _numbered("config", {name: human.compact(value) for name, value in document["config"].items()})
+    yield from _numbered("context", dict(_flat(document["context"])))
     yield from _numbered("environment", dict(_flat(document["environment"])))
 
 

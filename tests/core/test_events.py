@@ -45,15 +45,19 @@ def test_each_line_is_json_of_its_own(log: EventLog) -> None:
 
 def test_what_events_add_up_to(log: EventLog) -> None:
     """The newest tag of a name, the highest version that was removed, whether the training ended, its monitor."""
-    log.append("start", monitor="loss", mode="min")
+    log.append("start", monitor="loss", mode="min", config={"lr": 0.1})
     log.append("tag", tag="a", version=1)
     log.append("evict", versions=[1, 7], reason="retention")
     log.append("remove", versions=[2])
     log.append("tag", tag="a", version=4)
     log.append("finish")
-    assert log.state() == EventState({"a": 4}, 7, True, Monitor("loss", "min"))
-    log.append("start", monitor=None, mode=None)
-    assert log.state() == EventState({"a": 4}, 7, False, Monitor("loss", "min"))
+    state = log.state()
+    assert state.last_start["config"] == {"lr": 0.1}
+    assert state == EventState({"a": 4}, 7, True, Monitor("loss", "min"), state.last_start)
+    log.append("start", monitor=None, mode=None, code_diff="-1 +2")
+    state = log.state()
+    assert (state.finished, state.monitor) == (False, Monitor("loss", "min"))
+    assert set(state.last_start) == {"at", "monitor", "mode"}
 
 
 def test_an_event_of_a_later_version_is_passed_over(log: EventLog) -> None:

@@ -69,8 +69,8 @@ def test_making_a_tracker_touches_no_disk(path: Path) -> None:
 
 def test_the_default_keeps_the_best_and_the_last_two(path: Path) -> None:
     """Where a metric is monitored; the last three where none is."""
-    assert Tracker(path, monitor="loss", mode="min").keep == Last(2) | Best(1, "loss", "min")
-    assert Tracker(path).keep == Last(3)
+    assert Tracker(path, monitor="loss", mode="min").options.keep == Last(2) | Best(1, "loss", "min")
+    assert Tracker(path).options.keep == Last(3)
 
 
 def test_a_training_leaves_the_best_and_the_last_two(path: Path) -> None:

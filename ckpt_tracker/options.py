@@ -1,0 +1,88 @@
+"""The keywords of every `CheckpointTracker`: their types, and what they come to once they are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from ckpt_tracker import resuming
+from ckpt_tracker.errors import InvalidOption
+from ckpt_tracker.jsonfile import plain
+from ckpt_tracker.records import Mode, Monitor
+from ckpt_tracker.retention import Best, Last, Retention
+from ckpt_tracker.retention import parse as parse_retention
+from ckpt_tracker.selection import check_monitor
+from ckpt_tracker.triggers import Trigger
+from ckpt_tracker.triggers import parse as parse_triggers
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+OnError = Literal["raise", "warn"]
+
+
+class TrackerOptions(TypedDict, total=False):
+    """What may be given; `Options` says what is taken where it is not."""
+
+    monitor: str | None
+    mode: Mode | None
+    every: str | Sequence[str]
+    keep: Retention | str | None
+    resume: str
+    config: Mapping[str, Any] | None
+    overrides: Mapping[str, Any] | None
+    on_error: OnError
+
+
+@dataclass(frozen=True)
+class Options:
+    """The checked keywords."""
+
+    monitor: Monitor | None
+    triggers: tuple[Trigger, ...]
+    keep: Retention
+    resume: str
+    config: Mapping[str, Any]
+    overrides: Mapping[str, Any]
+    """Plain values."""
+    on_error: OnError
+
+
+def check(**given: Unpack[TrackerOptions]) -> Options:
+    """Raises InvalidOption for what can't be meant, TypeError for a keyword that there is not."""
+    unknown = sorted(set(given) - set(TrackerOptions.__annotations__))
+    if unknown:
+        raise TypeError(f"CheckpointTracker has no keyword {', '.join(map(repr, unknown))}")
+    monitor = check_monitor(given.get("monitor"), given.get("mode"))
+    resume, on_error = given.get("resume", "auto"), given.get("on_error", "raise")
+    resuming.check(resume, monitored=monitor is not None)
+    if on_error not in ("raise", "warn"):
+        raise InvalidOption(f"on_error={on_error!r}: expected 'raise' or 'warn'")
+    return Options(
+        monitor=monitor,
+        triggers=parse_triggers(given.get("every", "1 epoch")),
+        keep=_retention(given.get("keep"), monitored=monitor is not None).bound_to(monitor),
+        resume=resume,
+        config=dict(given.get("config") or {}),
+        overrides=_overrides(given.get("overrides")),
+        on_error=on_error,
+    )
+
+
+def _retention(keep: Retention | str | None, *, monitored: bool) -> Retention:
+    if keep is None:
+        return Last(2) | Best(1) if monitored else Last(3)
+    policy = parse_retention(keep) if isinstance(keep, str) else keep
+    if not isinstance(policy, Retention):
+        raise InvalidOption(f"keep={keep!r}: expected a retention such as Last(2), or text such as 'last:2'")
+    return policy
+
+
+def _overrides(given: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise InvalidOption(f"overrides={given!r}: expected for example {{'lr': 1e-4}}")
+    values: Mapping[str, Any] = plain(given)
+    return values
