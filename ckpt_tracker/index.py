@@ -8,6 +8,7 @@ under other writers, however long its time-out. Connections belong to the thread
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import sqlite3
@@ -17,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from ckpt_tracker.filesystem import unused_name
 from ckpt_tracker.records import CheckpointRecord, Monitor, RunRecord
 from ckpt_tracker.rows import (
     checkpoint_from_row,
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("ckpt_tracker")
 _SCHEMA = 2
+# What `sqlite_master` says in each schema, 0 being an empty file. Whatever else an index holds, a trigger or a view,
+# somebody else has put there, and it is rebuilt.
+_OURS = {0: "4f53cda18c2baa0c", 1: "99582760b6fce490", 2: "ee45f58e9f2be5ab"}
 _BUSY_SECONDS = 60.0
 _Answer = TypeVar("_Answer")
 # what SQLite says when the file is sound, or can't be told to be damaged
@@ -220,13 +225,15 @@ class Index:
         return connection
 
     def _connect(self) -> sqlite3.Connection:
+        if self.path.is_symlink() or (self.path.exists() and not self.path.is_file()):
+            raise sqlite3.DatabaseError("it is no plain file")
         connection = sqlite3.connect(self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         try:
             connection.row_factory = sqlite3.Row
+            connection.execute("PRAGMA trusted_schema = OFF")
             connection.execute("PRAGMA synchronous = NORMAL")
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found != _SCHEMA:
-                self._prepare(connection, found)
+            if _schema(connection) != _SCHEMA:
+                self._prepare(connection)
         except BaseException:
             for key in [key for key, known in self._connections.items() if known is connection]:
                 del self._connections[key]
@@ -234,14 +241,12 @@ class Index:
             raise
         return connection
 
-    def _prepare(self, connection: sqlite3.Connection, found: int) -> None:
-        if found > _SCHEMA:
-            raise sqlite3.DatabaseError(f"schema {found} is later than {_SCHEMA}")
+    def _prepare(self, connection: sqlite3.Connection) -> None:
         from ckpt_tracker.migrations import upgrade
 
         connection.execute("PRAGMA journal_mode = WAL")
         with self._filling, _immediate(connection):
-            if connection.execute("PRAGMA user_version").fetchone()[0] == _SCHEMA:
+            if _schema(connection) == _SCHEMA:
                 return
             upgrade(connection, schema=_SCHEMA)
             key = (os.getpid(), threading.get_ident(), self.path.stat().st_ino)
@@ -251,8 +256,34 @@ class Index:
     def _discard(self, error: Exception) -> None:
         _log.warning("the index %s is damaged (%s): rebuilt from the manifests", self.path, error)
         self.close()
-        for suffix in ("", "-wal", "-shm"):
-            self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            path = self.path.with_name(self.path.name + suffix)
+            if path.is_dir() and not path.is_symlink():
+                os.replace(path, path.with_name(unused_name(path.name)))
+            path.unlink(missing_ok=True)
+
+
+def schema_digest(connection: sqlite3.Connection) -> str:
+    """A hash of every table, index, trigger and view of a database, but for the table of migrations, which differs
+    from one version of sqlite-utils to another.
+    """
+    rows = connection.execute(
+        "SELECT type, name, tbl_name, sql FROM sqlite_master "
+        "WHERE tbl_name != '_sqlite_migrations' OR type NOT IN ('table', 'index') ORDER BY type, name"
+    ).fetchall()
+    return hashlib.sha256(repr([tuple(row) for row in rows]).encode()).hexdigest()[:16]
+
+
+def _schema(connection: sqlite3.Connection) -> int:
+    """The schema's number. Raises DatabaseError for one that is later than ours, or not ours."""
+    with _transaction(connection, "BEGIN"):
+        found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+        digest = schema_digest(connection)
+    if found > _SCHEMA:
+        raise sqlite3.DatabaseError(f"schema {found} is later than {_SCHEMA}")
+    if digest != _OURS.get(found):
+        raise sqlite3.DatabaseError("somebody else has changed its schema")
+    return found
 
 
 def _close(connections: dict[tuple[int, int, int], sqlite3.Connection]) -> None:
@@ -262,13 +293,18 @@ def _close(connections: dict[tuple[int, int, int], sqlite3.Connection]) -> None:
     connections.clear()
 
 
+def _immediate(connection: sqlite3.Connection) -> contextlib.AbstractContextManager[None]:
+    """A write transaction."""
+    return _transaction(connection, "BEGIN IMMEDIATE")
+
+
 @contextlib.contextmanager
-def _immediate(connection: sqlite3.Connection) -> Iterator[None]:
-    """One write transaction; inside another one it is part of that."""
+def _transaction(connection: sqlite3.Connection, begin: str) -> Iterator[None]:
+    """One transaction; inside another one it is part of that."""
     if connection.in_transaction:
         yield
         return
-    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(begin)
     try:
         yield
     except BaseException:

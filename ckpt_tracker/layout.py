@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ckpt_tracker.errors import Damaged, NotAStore, StoreNotFound
 from ckpt_tracker.filesystem import make_folder, write_durably
 from ckpt_tracker.formats import FORMAT, open_document
 from ckpt_tracker.jsonfile import seal
+from ckpt_tracker.mounts import is_network
 from ckpt_tracker.selection import RUN_NAME
 
 # in the order in which they are made: `runs` alone is somebody else's (TensorBoard calls its folder that)
@@ -56,14 +58,26 @@ class Layout:
         """This process may write here."""
         return os.access(self.root, os.W_OK)
 
+    @cached_property
+    def on_network(self) -> bool:
+        """The store is on a network file system, where neither flock nor SQLite's shared memory can be trusted.
+
+        `$CKPT_TRACKER_NETWORK` (1 or 0) says so of one that `mounts` does not know.
+        """
+        said = os.environ.get("CKPT_TRACKER_NETWORK")
+        return said == "1" if said in ("0", "1") else is_network(self.root)
+
     def index_file(self) -> Path:
-        """In the store, or in the user's cache folder when the store can't be written."""
-        if self.writable:
+        """In the store; in the user's cache folder when the store can't be written, or is on a network file system."""
+        if self.writable and not self.on_network:
             return self.root / "index.sqlite"
         cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ckpt_tracker"
         try:
             cache.mkdir(parents=True, exist_ok=True)
+            usable = not is_network(cache)
         except OSError:
+            usable = False
+        if not usable:
             import shutil
             import tempfile
 

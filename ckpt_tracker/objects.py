@@ -33,9 +33,11 @@ _OPEN_AT_ONCE = 64
 class ObjectFolder:
     """The `objects/` folder of a store, and the `tmp/` folder beside it on the same file system."""
 
-    def __init__(self, folder: Path, *, tmp: Path) -> None:
+    def __init__(self, folder: Path, *, tmp: Path, rest_seconds: float = 0.0) -> None:
         self.folder = folder
         self.tmp = tmp
+        self.rest_seconds = rest_seconds
+        """How long an object must not have been used by any save before it may be deleted, whatever the locks say."""
 
     def path(self, name: str) -> Path:
         """Where the object is. Raises Damaged for a name that is no hash: nothing else is ever used as a path."""
@@ -55,6 +57,20 @@ class ObjectFolder:
         with contextlib.suppress(FileNotFoundError):
             for fan in sorted(each for each in self.folder.iterdir() if each.is_dir()):
                 yield from (each.name for each in fan.iterdir() if OBJECT_NAME.fullmatch(each.name))
+
+    def rests(self, name: str) -> bool:
+        """The object is not old enough to be deleted."""
+        if not self.rest_seconds:
+            return False
+        try:
+            return time.time() - self.path(name).stat().st_mtime < self.rest_seconds
+        except FileNotFoundError:
+            return False
+
+    def freshen(self, name: str) -> None:
+        """The object is used once more: its rest begins anew."""
+        if self.rest_seconds:
+            os.utime(self.path(name))
 
     def delete(self, name: str) -> int:
         """Deletes an object, and returns the bytes it had."""
@@ -105,14 +121,10 @@ class ObjectFolder:
             raise Damaged(f"object {path} is damaged: its bytes do not have the hash in its name")
         return path.stat().st_size
 
-    def clear_tmp(self) -> int:
-        """Deletes what interrupted saves left in `tmp/`, and returns its bytes. Only where no save is under way."""
-        freed = 0
-        for path in self.tmp.iterdir():
-            if path.is_file():
-                freed += path.stat().st_size
-                path.unlink()
-        return freed
+    def left_over(self) -> list[Path]:
+        """What interrupted saves left in `tmp/`. To be asked where no save is under way."""
+        latest = time.time() - self.rest_seconds
+        return [path for path in self.tmp.iterdir() if path.is_file() and path.stat().st_mtime <= latest]
 
 
 @dataclass(frozen=True)
@@ -186,17 +198,21 @@ class ObjectWriter:
         """Where small tensors already lie, as far as those packs are still whole."""
         candidates = {name: self._small[name] for name in small if name in self._small}
         sizes = {piece.object: self._objects.size(piece.object) for piece in candidates.values()}
-        return {
+        known = {
             name: piece
             for name, piece in candidates.items()
             if (sizes[piece.object] or 0) >= piece.offset + piece.nbytes
         }
+        for pack in {piece.object for piece in known.values()}:
+            self._objects.freshen(pack)
+        return known
 
     def _put(self, name: str, data: Bytes | bytearray) -> int:
         """Writes an object unless it is there whole, and returns the bytes written."""
         target = self._objects.path(name)
         nbytes = len(data)
         if self._objects.size(name) == nbytes:
+            self._objects.freshen(name)
             if name not in self._durable:
                 # another writer made it, and may not have come to sync it
                 sync_path(target)

@@ -71,19 +71,29 @@ class Reclaimer:
             sync_path(target)
             sync_path(source)
 
-    def collect(self) -> int:
-        """Empties the old trash and deletes every object that nothing needs; returns the bytes freed.
+    def collect(self, *, trash_seconds: float = TRASH_SECONDS, dry_run: bool = False, wait: bool = True) -> int:
+        """Empties the trash of what is older than that, and deletes every object that nothing needs; returns the bytes.
 
-        Waits until no save is under way. Raises Damaged when a manifest can't be read: nothing is deleted then.
+        Waits until no save is under way; with `wait=False` it does nothing then. Raises Damaged when a manifest can't
+        be read: nothing is deleted.
         """
-        with self._lock.sweeping():
-            old = self._old_trash()
-            self._live(without=old)
+        with self._lock.sweeping(wait=wait) as alone:
+            if not alone:
+                return 0
+            old = self._trash_before(time.time() - trash_seconds)
+            unneeded = set(self._objects.names()) - self._live(without=old)
+            if dry_run:
+                deletable = [self._objects.path(name) for name in unneeded if not self._objects.rests(name)]
+                return sum(path.stat().st_size for path in [*deletable, *self._objects.left_over()])
             for path in old:
                 path.unlink()
             for folder in {path.parent for path in old}:
                 sync_path(folder)
-            return self._free(set(self._objects.names())) + self._objects.clear_tmp()
+            freed = self._free(unneeded)
+            for path in self._objects.left_over():
+                freed += path.stat().st_size
+                path.unlink()
+            return freed
 
     def freed_by(self, removed: Iterable[tuple[str, int]]) -> int:
         """Bytes of the objects that only these checkpoints need; 0 while a manifest can't be read, and that is said."""
@@ -102,9 +112,11 @@ class Reclaimer:
         except CkptTrackerError as error:
             _log.warning("no space was freed: %s", error)
             raise
-        freed = sum(self._objects.delete(name) for name in candidates - live)
+        unneeded = candidates - live
+        resting = {name for name in unneeded if self._objects.rests(name)}
+        freed = sum(self._objects.delete(name) for name in unneeded - resting)
         # nobody adds to it while the sweep has the lock: evictions share that
-        self._postponed.clear()
+        self._postponed = resting
         return freed
 
     def _live(self, *, without: Iterable[Path] = ()) -> frozenset[str]:
@@ -142,10 +154,10 @@ class Reclaimer:
                 _log.warning("%s", error)
         return frozenset(needed)
 
-    def _old_trash(self) -> list[Path]:
-        oldest = time.time() - TRASH_SECONDS
+    def _trash_before(self, moment: float) -> list[Path]:
         folders = [folder for folder in self._layout.trash.iterdir() if folder.is_dir()]
-        return [path for folder in folders for path in folder.iterdir() if path.stat().st_mtime < oldest]
+        paths = (path for folder in folders for path in folder.iterdir() if path.is_file())
+        return [path for path in paths if path.stat().st_mtime <= moment]
 
     def _log_of(self, run: str) -> EventLog:
         return EventLog(self._layout.events(run))

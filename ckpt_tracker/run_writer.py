@@ -5,7 +5,6 @@ The order of a save: capture, objects, manifest (the commit), index, and only th
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import logging
 import os
@@ -17,7 +16,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from ckpt_tracker import manifest as manifests
-from ckpt_tracker.errors import CkptTrackerError, RunBusy
+from ckpt_tracker.errors import CkptTrackerError, RunBusy, StoreFull
 from ckpt_tracker.events import EventLog
 from ckpt_tracker.filesystem import FileLock, naming_full_disk
 from ckpt_tracker.formats import versions
@@ -108,20 +107,22 @@ class RunWriter:
         """Raises the error of an earlier save that nobody was told of, once."""
         self._writer.raise_pending()
 
-    def drain(self) -> None:
-        """Waits for what is queued."""
-        self._writer.drain()
+    def drain(self, timeout: float | None = None) -> list[str]:
+        """Waits for what is queued; returns what is not durable after `timeout` seconds."""
+        return self._writer.drain(timeout)
 
     def _write(self, capture: Capture, record: CheckpointRecord, then: AfterSave | None) -> CheckpointRecord:
-        state = capture.state
-        with naming_full_disk(self._store.path), contextlib.ExitStack() as buffer:
-            buffer.callback(capture.buffer.release)
-            with self._store.lock.writing():
-                written = self._objects.write(state.specs, state.data)
-                buffer.close()  # the next capture need not wait for the manifest
-                manifest = self._manifest(state, record, written)
-                manifests.publish(manifest, self._folder, tmp=self._store.layout.tmp)
-        record = manifest.record
+        try:
+            try:
+                record = self._make_durable(capture.state, record)
+            except StoreFull as error:
+                freed = self._store.make_room()
+                if not freed:
+                    raise
+                _log.warning("%s; %d bytes of trash were deleted, and it is tried once more", error, freed)
+                record = self._make_durable(capture.state, record)
+        finally:
+            capture.buffer.release()
         self.parent = Parent(record.ref, record.digest)
         try:
             self._store.index.put([record])
@@ -130,6 +131,13 @@ class RunWriter:
         except (CkptTrackerError, OSError, sqlite3.Error) as error:
             _log.warning("%s is durable, but the work after it was not done: %s", record.ref, error)
         return record
+
+    def _make_durable(self, state: CapturedState, record: CheckpointRecord) -> CheckpointRecord:
+        with naming_full_disk(self._store.path), self._store.lock.writing():
+            written = self._objects.write(state.specs, state.data)
+            manifest = self._manifest(state, record, written)
+            manifests.publish(manifest, self._folder, tmp=self._store.layout.tmp)
+        return manifest.record
 
     def _manifest(self, state: CapturedState, record: CheckpointRecord, written: WrittenTensors) -> manifests.Manifest:
         complete = replace(

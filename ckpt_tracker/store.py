@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ckpt_tracker.verification import Progress
 
 _log = logging.getLogger("ckpt_tracker")
+_NETWORK_REST_SECONDS = 24 * 3600.0
 
 
 class Store:
@@ -90,7 +91,8 @@ class Store:
         """Where the bytes of tensors are. Loaded, as all that looking can do without, when first needed."""
         from ckpt_tracker.objects import ObjectFolder
 
-        return ObjectFolder(self.layout.objects, tmp=self.layout.tmp)
+        rest_seconds = _NETWORK_REST_SECONDS if self.layout.on_network else 0.0
+        return ObjectFolder(self.layout.objects, tmp=self.layout.tmp, rest_seconds=rest_seconds)
 
     # -- runs and checkpoints --------------------------------------------------------------------------------
 
@@ -196,12 +198,29 @@ class Store:
             versions = [each.version for each in plan.removed if each.run == run]
             self._reclaimer.evict(run, versions)
             self.index.remove(run, versions)
+        return self.free()
+
+    def free(self) -> int:
+        """Deletes what evicted checkpoints alone needed, where that had to be postponed; returns the bytes freed."""
         return self._reclaimer.free()
 
-    def gc(self) -> int:
-        """Deletes objects that no checkpoint needs, what interrupted saves left, and old trash; returns bytes freed."""
+    def free_bytes(self) -> int:
+        """Room on the store's file system, for this user."""
+        found = os.statvfs(self.path)
+        return found.f_bavail * found.f_frsize
+
+    def gc(self, *, dry_run: bool = False) -> int:
+        """Deletes objects that no checkpoint needs, what interrupted saves left, and old trash; returns bytes freed.
+
+        With `dry_run` nothing is deleted. Waits until no save is under way. Raises Damaged where a manifest can't be
+        read, because what it needs is not known.
+        """
         self._check_writable()
-        return self._reclaimer.collect()
+        return self._reclaimer.collect(dry_run=dry_run)
+
+    def make_room(self) -> int:
+        """What a full disk asks for: deletes all trash, and what no checkpoint needs; returns the bytes freed."""
+        return self._reclaimer.collect(trash_seconds=0.0, wait=False)
 
     def verify(
         self, *, deep: bool = False, runs: Iterable[str] | None = None, progress: Progress | None = None

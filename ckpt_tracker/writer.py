@@ -18,6 +18,8 @@ from typing import ClassVar, Generic, TypeVar
 from ckpt_tracker.errors import CkptTrackerError, SaveFailed, add_note
 
 _log = logging.getLogger("ckpt_tracker")
+EXIT_SECONDS = 600.0
+"""How long the end of a training, or of the interpreter, waits for what is still being written."""
 Result = TypeVar("Result")
 
 
@@ -138,8 +140,9 @@ class BackgroundWriter:
     def _drain_all(cls) -> None:
         for writer in list(cls._open):
             if os.getpid() == writer._process:
-                writer.drain()
                 try:
+                    for name in writer.drain(EXIT_SECONDS):
+                        _log.error("%s is not durable: it was still being written after %g s", name, EXIT_SECONDS)
                     writer.raise_pending()
                 except CkptTrackerError as error:
                     _log.error("%s", error)

@@ -13,7 +13,7 @@ from ckpt_tracker.cli.command import store_option
 from ckpt_tracker.cli.human import printable, relative
 from ckpt_tracker.errors import CkptTrackerError, StoreFull
 
-COMMANDS = ("runs", "ls", "show", "best", "export", "verify", "demo")
+COMMANDS = ("runs", "ls", "show", "best", "export", "verify", "gc", "demo")
 INTERRUPTED = 130
 _EPILOG = """\
 A REF is RUN, RUN@last, RUN@best, RUN@best:METRIC:min|max, RUN@v12, RUN@epoch:3, RUN@step:1200 or RUN@TAG.

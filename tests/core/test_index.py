@@ -101,6 +101,23 @@ def test_the_schema_number_is_the_number_of_migrations(store: Store) -> None:
     assert version == index._SCHEMA == len(applied) == len(migrations.migrations._migrations)
 
 
+def test_the_schemas_digests_are_those_of_the_migrations() -> None:
+    """Of each schema there ever was: an index that has another one is not ours."""
+    from sqlite_utils import Database
+
+    from ckpt_tracker import index
+    from ckpt_tracker.migrations import migrations
+
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    found = [index.schema_digest(connection)]
+    for number, _ in enumerate(migrations._migrations, start=1):
+        following = migrations._migrations[number:]
+        migrations.apply(Database(connection), stop_before=following[0].name if following else None)
+        found.append(index.schema_digest(connection))
+    connection.close()
+    assert dict(enumerate(found)) == index._OURS
+
+
 def test_the_index_is_in_wal_mode(store: Store) -> None:
     """Readers don't wait for a writer."""
     store.run("r")

@@ -15,9 +15,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlite_utils import Database
 
 from ckpt_tracker import Store
 from ckpt_tracker.errors import CheckpointNotFound
+from ckpt_tracker.migrations import migrations
 
 
 @pytest.fixture
@@ -121,6 +123,51 @@ def test_a_database_of_something_else_is_replaced(filled: Path, expected: dict[s
     connection.commit()
     connection.close()
     assert _ask(filled) == expected
+
+
+@pytest.mark.parametrize("schema", [0, 1, 2])
+def test_a_trigger_that_somebody_put_into_the_index_never_runs(filled: Path, schema: int) -> None:
+    """An index with anything that is not ours in it is not written, whatever schema it says it has: it is rebuilt."""
+    file = filled / "index.sqlite"
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        connection.executescript(
+            f"""
+            CREATE TRIGGER forge AFTER INSERT ON metrics BEGIN UPDATE metrics SET value = -1; END;
+            CREATE TRIGGER forget AFTER DELETE ON metrics BEGIN DELETE FROM checkpoints; END;
+            PRAGMA user_version = {schema};
+            """
+        )
+    with Store(filled) as store:
+        store.run("new").save({"model": {}}, metrics={"loss": 3.0}).wait()
+        assert store["new@last"].metrics == {"loss": 3.0}
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT count(*) FROM sqlite_master WHERE type = 'trigger'").fetchone() == (0,)
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "fifo"])
+def test_an_index_that_is_no_plain_file_is_replaced(filled: Path, expected: dict[str, Any], kind: str) -> None:
+    """What a link points to stays as it is."""
+    file, elsewhere = filled / "index.sqlite", filled.parent / "elsewhere.sqlite"
+    shutil.copy(file, elsewhere)
+    before = elsewhere.read_bytes()
+    file.unlink()
+    {"link": lambda: file.symlink_to(elsewhere), "folder": file.mkdir, "fifo": lambda: os.mkfifo(file)}[kind]()
+    assert _ask(filled) == expected
+    assert elsewhere.read_bytes() == before
+    assert file.is_file()
+    assert not file.is_symlink()
+
+
+def test_an_index_of_the_schema_before_is_brought_up_to_date(filled: Path, expected: dict[str, Any]) -> None:
+    """In place, with what its new columns say of older checkpoints."""
+    file = filled / "index.sqlite"
+    file.unlink()
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+        migrations.apply(Database(connection), stop_before="002_context_and_last_start")
+        connection.execute("PRAGMA user_version = 1")
+    inode = file.stat().st_ino
+    assert _ask(filled) == expected
+    assert file.stat().st_ino == inode
 
 
 def test_an_index_that_is_behind_catches_up(filled: Path) -> None:

@@ -70,7 +70,8 @@ def test_an_equal_tensor_is_stored_once_in_a_checkpoint(store: Store) -> None:
 def test_runs_share_what_is_equal(store: Store) -> None:
     """The second run stores nothing for a tensor that the first has stored."""
     state = {"model": {"w": _bytes(LARGE)}}
-    first, second = store.run("a").save(state), store.run("b").save(state)
+    first = store.run("a").save(state).wait()
+    second = store.run("b").save(state)
     assert (first.stored_bytes, second.stored_bytes) == (LARGE, 0)
 
 

@@ -224,12 +224,11 @@ def test_what_fails_after_the_commit_is_a_warning(store: Store, caplog: pytest.L
     """The checkpoint is durable without its index row, which is put in at the next opening."""
     run = store.run("r")
     run.save(STATE).wait()
-    store.index.close()
-    for file in store.path.glob("index.sqlite*"):
-        file.unlink()
-    store.index.path.mkdir()
+    there, store.index.path = store.index.path, store.path / "no folder" / "index.sqlite"
     checkpoint = run.save(STATE).wait()
-    store.index.path.rmdir()
+    store.index.path = there
+    store.index.close()
+    there.unlink()
     assert checkpoint.verify().ok
     assert any("r@v2 is durable, but the work after it was not done" in message for message in caplog.messages)
     assert store["r@last"].ref == "r@v2"
