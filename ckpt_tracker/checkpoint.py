@@ -77,9 +77,19 @@ class Checkpoint:
         return self._record.sections
 
     @property
+    def weights_only(self) -> bool:
+        """Retention has left it with what predictions need: a training can't resume from it."""
+        return self._record.full_digest is not None
+
+    @property
     def tags(self) -> tuple[str, ...]:
         """Its tags when it was looked up."""
         return self._record.tags
+
+    @property
+    def pinned(self) -> bool:
+        """Whether it was pinned when it was looked up."""
+        return self._record.pinned
 
     @property
     def parents(self) -> tuple[Parent, ...]:

@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from ckpt_tracker.errors import Damaged, UnstorableLeaf
+from ckpt_tracker.errors import Damaged, MissingExtra, UnstorableLeaf
 from ckpt_tracker.leaves import class_name, class_named, lasting_name
 
 Json = Any
@@ -98,7 +98,14 @@ def _encode_defaultdict(encoder: Encoder, value: Any, path: str) -> Json:
 
 def _decode_defaultdict(decoder: Decoder, body: Json) -> Any:
     factory = None if body[0] is None else _FACTORIES[body[0]]
-    return collections.defaultdict(factory, decoder.pairs(body[1]))
+    return collections.defaultdict(factory, _unique(decoder.pairs(body[1])))
+
+
+def _unique(pairs: list[tuple[Any, Any]]) -> dict[Any, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise Damaged("a key of a dict is given twice")
+    return members
 
 
 def _encode_set(encoder: Encoder, value: Any, path: str) -> Json:
@@ -124,9 +131,11 @@ def _dataclass_fields(value: Any) -> dict[str, object]:
 
 def _decode_namedtuple(decoder: Decoder, body: Json) -> Any:
     cls = class_named(body[0], base=tuple)
-    if not hasattr(cls, "_fields"):
-        raise Damaged(f"{body[0]} is not a named tuple")
-    return cls(**decoder.decode(body[1]))
+    values = decoder.decode(body[1])
+    if not hasattr(cls, "_fields") or list(cls._fields) != list(values):
+        raise Damaged(f"{body[0]} is not a named tuple of {', '.join(values)[:200] or 'nothing'}")
+    # its own __new__ may be anybody's code
+    return tuple.__new__(cls, values.values())
 
 
 def _decode_dict_class(decoder: Decoder, body: Json) -> Any:
@@ -141,6 +150,8 @@ def _decode_dataclass(decoder: Decoder, body: Json) -> Any:
         raise Damaged(f"{body[0]} is not a dataclass")
     instance = object.__new__(cls)
     for name, value in decoder.decode(body[1]).items():
+        if name.startswith("__"):
+            raise Damaged(f"{body[0]} can't have a field {name}")
         object.__setattr__(instance, name, value)
     return instance
 
@@ -158,9 +169,16 @@ def _encode_omegaconf(encoder: Encoder, value: Any, path: str) -> Json:
 
 
 def _decode_omegaconf(decoder: Decoder, body: Json) -> Any:
-    from omegaconf import OmegaConf
-
-    return OmegaConf.create(decoder.decode(body))
+    try:
+        from omegaconf import OmegaConf
+    except ImportError as error:
+        message = "the checkpoint holds an OmegaConf config, and omegaconf is not installed: pip install omegaconf"
+        raise MissingExtra(message) from error
+    content = decoder.decode(body)
+    if not isinstance(content, (dict, list)):
+        raise Damaged("an OmegaConf config is made of a dict or a list: text would be parsed as YAML")
+    # interpolations stay what they are: nothing is looked up before somebody asks for the value
+    return OmegaConf.create(content)
 
 
 TUPLE = Form(
@@ -171,14 +189,14 @@ TUPLE = Form(
 PAIRS = Form(
     "$dict",
     lambda encoder, value, path: encoder.pairs(value, path),
-    lambda decoder, body: dict(decoder.pairs(body)),
+    lambda decoder, body: _unique(decoder.pairs(body)),
 )
 ORDERED = Form("$odict", _encode_ordered, _decode_ordered)
 DEFAULTDICT = Form("$defaultdict", _encode_defaultdict, _decode_defaultdict)
 COUNTER = Form(
     "$counter",
     lambda encoder, value, path: encoder.pairs(value, path),
-    lambda decoder, body: collections.Counter(dict(decoder.pairs(body))),
+    lambda decoder, body: collections.Counter(_unique(decoder.pairs(body))),
 )
 DEQUE = Form(
     "$deque",

@@ -39,6 +39,16 @@ def code_diff() -> str:
     return _diff(_program())
 
 
+def user() -> str | None:
+    """The login name of whoever runs this process, as the files that it makes name it; no host, and nobody's mail."""
+    try:
+        import pwd
+
+        return pwd.getpwuid(os.getuid()).pw_name
+    except (ImportError, KeyError):
+        return None
+
+
 def script() -> str:
     """The name of the script that runs, or `interactive`."""
     name = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else ""

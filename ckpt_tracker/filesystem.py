@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ckpt_tracker.errors import StoreFull
+from ckpt_tracker.plain_files import open_plain, read_plain
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -26,6 +27,7 @@ except ImportError:  # Windows has no flock; the floors above only ask for locks
     fcntl = None  # type: ignore[assignment]
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_MOST_SIGNED = 1000
 
 
 @contextlib.contextmanager
@@ -38,9 +40,7 @@ def naming_full_disk(store: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        message = (
-            f"no room left in {store} for a checkpoint: free space there, or keep fewer; older checkpoints are intact"
-        )
+        message = f"no room left in {store}: free space there, or keep fewer checkpoints; older ones are intact"
         raise StoreFull(error.errno, message) from error
 
 
@@ -54,7 +54,7 @@ def sync(descriptor: int) -> None:
 
 
 def sync_path(path: Path) -> None:
-    """fsync a file or a folder by its name."""
+    """fsync a file by its name."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         sync(descriptor)
@@ -62,11 +62,24 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder durable: those that were given, and that others are gone."""
+    try:
+        sync_path(path)
+    except OSError as error:
+        # there are file systems that have no fsync for folders, and can't do better
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+
+
 def write_all(descriptor: int, data: Buffer) -> None:
     """Writes every byte: one write(2) may take fewer than it was given (2 GiB at most on Linux)."""
     rest = memoryview(data).cast("B")
     while rest.nbytes:
-        rest = rest[os.write(descriptor, rest) :]
+        taken = os.write(descriptor, rest)
+        if not taken:
+            raise OSError(errno.EIO, "write took no byte, and named no error")
+        rest = rest[taken:]
 
 
 def create(path: Path, data: Buffer) -> int:
@@ -89,7 +102,8 @@ def unused_name(name: str) -> str:
 def write_durably(target: Path, data: Buffer, *, tmp: Path) -> None:
     """Puts `data` at `target` whole or not at all, through a file in `tmp` on the same file system.
 
-    Durable when it returns. A reader sees the old file, or the new one, never a part.
+    Durable when it returns. A reader sees the old file, or the new one, never a part. A file whose fsync fails is
+    deleted, and never synced again: the kernel forgets what it could not write, and the next fsync would succeed.
     """
     scratch = tmp / unused_name(target.name)
     descriptor = create(scratch, data)
@@ -102,18 +116,20 @@ def write_durably(target: Path, data: Buffer, *, tmp: Path) -> None:
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
-    sync_path(target.parent)
+    sync_folder(target.parent)
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder, and those above it, durably."""
+    """Makes a folder, and those above it, durably; also where a killed process made some, and did not sync them."""
     missing = [path]
     while not missing[-1].parent.exists():
         missing.append(missing[-1].parent)
+    with contextlib.suppress(PermissionError):  # then it is not of our making
+        sync_folder(missing[-1].parent.parent)
     for folder in reversed(missing):
         with contextlib.suppress(FileExistsError):
             folder.mkdir()
-        sync_path(folder.parent)
+        sync_folder(folder.parent)
 
 
 class FileLock:
@@ -131,8 +147,8 @@ class FileLock:
         self.held = False
 
     def acquire(self, *, shared: bool = False, wait: bool = True) -> bool:
-        """Takes the lock; False when somebody else holds it and `wait` is False."""
-        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        """Takes the lock; False when somebody else holds it and `wait` is False. Raises Damaged for no plain file."""
+        self._descriptor = open_plain(self.path, os.O_RDWR | os.O_CREAT)
         self._owner = os.getpid()
         FileLock._held.add(self)
         try:
@@ -149,14 +165,15 @@ class FileLock:
         return True
 
     def sign(self, text: str) -> None:
-        """Leaves a word in the lock file about who holds it, for others to `read`."""
+        """Leaves a word in the lock file about who holds it, for others to `read`; where there is room for it."""
         if self._descriptor is not None:
-            os.ftruncate(self._descriptor, 0)
-            os.pwrite(self._descriptor, text.encode(), 0)
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
+                os.pwrite(self._descriptor, text.encode(), 0)
 
     def read(self) -> str:
         """What the holder left in the lock file."""
-        return self.path.read_text(errors="replace")
+        return read_plain(self.path, most=_MOST_SIGNED).decode(errors="replace")
 
     def __del__(self) -> None:
         self.release()
@@ -165,7 +182,8 @@ class FileLock:
         """Gives the lock back; does nothing when it is not held."""
         if self._owner == os.getpid() and self._descriptor is not None and fcntl is not None:
             # a process forked at the wrong moment may have a copy of the descriptor; closing ours would not unlock it
-            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         self._close()
 
     def _close(self) -> None:
@@ -214,9 +232,8 @@ class StoreLock:
     def sweeping(self, *, wait: bool = True) -> Iterator[bool]:
         """Alone: no save is under way while inside. With `wait=False`, yields False when others hold the lock."""
         turnstile, lock = self._locks()
-        inside = turnstile.acquire(wait=wait) and lock.acquire(wait=wait)
         try:
-            yield inside
+            yield turnstile.acquire(wait=wait) and lock.acquire(wait=wait)
         finally:
             lock.release()
             turnstile.release()

@@ -34,10 +34,10 @@ if TYPE_CHECKING:
     from sqlite_utils import Database
 
 _log = logging.getLogger("ckpt_tracker")
-_SCHEMA = 2
+_SCHEMA = 3
 # What `sqlite_master` says in each schema, 0 being an empty file. Whatever else an index holds, a trigger or a view,
 # somebody else has put there, and it is rebuilt.
-_OURS = {0: "4f53cda18c2baa0c", 1: "99582760b6fce490", 2: "ee45f58e9f2be5ab"}
+_OURS = {0: "4f53cda18c2baa0c", 1: "99582760b6fce490", 2: "ee45f58e9f2be5ab", 3: "ff6a1552dfc679c2"}
 _BUSY_SECONDS = 60.0
 _Answer = TypeVar("_Answer")
 # what SQLite says when the file is sound, or can't be told to be damaged
@@ -73,24 +73,23 @@ class Index:
     def put(self, records: Iterable[CheckpointRecord]) -> None:
         """Adds or updates checkpoints, in one transaction."""
         known = list(records)
-
-        def put_all(db: Database) -> None:
-            db.table("checkpoints").insert_all(map(checkpoint_row, known), replace=True)
-            rows = (row for record in known for row in metric_rows(record))
-            db.table("metrics").insert_all(rows, replace=True)
-
-        self._write(put_all)
+        self._write(lambda db: _put(db, known))
 
     def remove(self, run: str, versions: Iterable[int]) -> None:
         """Forgets checkpoints, in one transaction."""
-        keys = [(run, version) for version in versions]
+        self.change(removed=[(run, version) for version in versions])
 
-        def forget(db: Database) -> None:
+    def change(self, *, removed: Iterable[tuple[str, int]] = (), changed: Iterable[CheckpointRecord] = ()) -> None:
+        """Forgets checkpoints (run, version), and updates others: all in one transaction."""
+        keys, records = list(removed), list(changed)
+
+        def change_all(db: Database) -> None:
             for key in keys:
                 db.table("checkpoints").delete_where("run = ? AND version = ?", key)
                 db.table("metrics").delete_where("run = ? AND version = ?", key)
+            _put(db, records)
 
-        self._write(forget)
+        self._write(change_all)
 
     def remove_run(self, run: str) -> None:
         """Forgets a run and its checkpoints."""
@@ -120,6 +119,10 @@ class Index:
         for run, version in self._read("SELECT run, version FROM checkpoints"):
             known.setdefault(run, set()).add(version)
         return known
+
+    def digests(self, run: str) -> dict[int, str]:
+        """The digest of each version of a run."""
+        return dict(map(tuple, self._read("SELECT version, digest FROM checkpoints WHERE run = ?", run)))
 
     def checkpoints(self, run: str | None = None) -> list[CheckpointRecord]:
         """Checkpoints of one run, or of all, oldest version first."""
@@ -156,6 +159,18 @@ class Index:
         """Every metric that some checkpoint of the run has."""
         return [row[0] for row in self._read("SELECT DISTINCT name FROM metrics WHERE run = ? ORDER BY name", run)]
 
+    # -- as a file -------------------------------------------------------------------------------------------
+
+    def problem(self) -> str | None:
+        """What SQLite finds wrong with its own structures, or None."""
+        found: str = self._read("PRAGMA integrity_check(1)")[0][0]
+        return None if found == "ok" else found
+
+    def rebuild(self) -> None:
+        """Forgets everything, and fills it anew from the manifests."""
+        self._delete()
+        self._read("SELECT 1")
+
     # -- connections -----------------------------------------------------------------------------------------
 
     def _records(self, where: str, *values: object, run: str | None) -> list[CheckpointRecord]:
@@ -163,10 +178,10 @@ class Index:
         metrics: dict[tuple[str, int], dict[str, float]] = {}
         for row in self._read(f"SELECT run, version, name, value FROM metrics {where}", *values):
             metrics.setdefault((row["run"], row["version"]), {})[row["name"]] = metric_value(row["value"])
-        tags = self._tags(run)
+        tags, pins = self._marks(run)
         keys = [(row["run"], row["version"]) for row in rows]
         return [
-            checkpoint_from_row(row, metrics=metrics.get(key, {}), tags=tags.get(key, ()))
+            checkpoint_from_row(row, metrics=metrics.get(key, {}), tags=tags.get(key, ()), pinned=key in pins)
             for row, key in zip(rows, keys, strict=True)
         ]
 
@@ -174,13 +189,16 @@ class Index:
         rows = self._read(sql, *values)
         return rows[0][0] if rows else None
 
-    def _tags(self, run: str | None) -> dict[tuple[str, int], tuple[str, ...]]:
+    def _marks(self, run: str | None) -> tuple[dict[tuple[str, int], tuple[str, ...]], set[tuple[str, int]]]:
+        """The tags of each checkpoint that has some, and which are pinned."""
         found: dict[tuple[str, int], tuple[str, ...]] = {}
-        sql = "SELECT name, tags FROM runs" + ("" if run is None else " WHERE name = ?")
-        for name, tags in self._read(sql, *(() if run is None else (run,))):
+        pinned: set[tuple[str, int]] = set()
+        sql = "SELECT name, tags, pins FROM runs" + ("" if run is None else " WHERE name = ?")
+        for name, tags, pins in self._read(sql, *(() if run is None else (run,))):
+            pinned.update((name, version) for version in parsed(pins))
             for tag, version in parsed(tags).items():
                 found[name, version] = (*found.get((name, version), ()), tag)
-        return found
+        return found, pinned
 
     def _read(self, sql: str, *values: object) -> list[sqlite3.Row]:
         return self._mending(lambda connection: connection.execute(sql, values).fetchall())
@@ -255,6 +273,9 @@ class Index:
 
     def _discard(self, error: Exception) -> None:
         _log.warning("the index %s is damaged (%s): rebuilt from the manifests", self.path, error)
+        self._delete()
+
+    def _delete(self) -> None:
         self.close()
         for suffix in ("", "-wal", "-shm", "-journal"):
             path = self.path.with_name(self.path.name + suffix)
@@ -284,6 +305,12 @@ def _schema(connection: sqlite3.Connection) -> int:
     if digest != _OURS.get(found):
         raise sqlite3.DatabaseError("somebody else has changed its schema")
     return found
+
+
+def _put(db: Database, records: list[CheckpointRecord]) -> None:
+    db.table("checkpoints").insert_all(map(checkpoint_row, records), replace=True)
+    rows = (row for record in records for row in metric_rows(record))
+    db.table("metrics").insert_all(rows, replace=True)
 
 
 def _close(connections: dict[tuple[int, int, int], sqlite3.Connection]) -> None:

@@ -9,16 +9,28 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
+import re
 from collections.abc import Mapping
 from typing import Any
 
-from ckpt_tracker.errors import Damaged
+from ckpt_tracker.errors import CkptTrackerError, Damaged, UnstorableLeaf
 
 Json = Any
 """What JSON can hold; the manifests' own types are in `records`."""
 
+MOST_BYTES = 64 * 2**20
+"""Of a sealed file: a manifest of 200,000 tensors. One process trains models of up to some 20,000 parameters today, and
+AdamW makes that three times as many tensors.
+"""
+# Parsed, `[],` takes thirty times its bytes: without a limit a small file would fill the memory.
+_MOST_CONTAINERS = 1_000_000
+_MOST_VALUES = 8_000_000
+_LIGHT = 4 * 2**20
+_SMALL = 2**18
 _SEAL = b',"checksum":"'
 _SEAL_LENGTH = len(_SEAL) + 64 + len(b'"}')
+_SEALED = re.compile(_SEAL + rb'[0-9a-f]{64}"}')
 
 
 def dump(document: Json) -> bytes:
@@ -42,20 +54,35 @@ def load(data: bytes, *, name: str) -> Json:
     """
     import orjson
 
+    excess = _excess(data)
+    if excess:
+        raise Damaged(f"{name} has {excess}")
     try:
         document = orjson.loads(data)
+        _check_room(data, name=name)
         # What is canonical cannot hold a duplicate; only the rest pays for the slow check.
         if orjson.dumps(document) != data:
-            json.loads(data, object_pairs_hook=_unique_members)
+            json.loads(data, object_pairs_hook=_unique_members, parse_int=_int64)
     except (TypeError, ValueError) as error:  # TypeError: nested deeper than orjson writes
         raise Damaged(f"{name} is not the JSON that was written: {error}") from error
     return document
 
 
 def seal(document: dict[str, Json]) -> bytes:
-    """The canonical bytes of a non-empty object, with its checksum as the last member."""
+    """The canonical bytes of a non-empty object, with its checksum as the last member.
+
+    Raises UnstorableLeaf for more than a reader takes.
+    """
     body = dump(document)[:-1]
+    excess = _excess(body)
+    if excess:
+        raise UnstorableLeaf(f"what is no tensor has {excess}: keep long lists of numbers as arrays or tensors")
     return body + _seal_of(body)
+
+
+def is_sealed(data: bytes) -> bool:
+    """The bytes end as sealed ones do, whether the checksum is theirs or not."""
+    return _SEALED.fullmatch(data[-_SEAL_LENGTH:]) is not None
 
 
 def unseal(data: bytes, *, name: str) -> dict[str, Json]:
@@ -83,6 +110,36 @@ def _unique_members(pairs: list[tuple[str, Json]]) -> dict[str, Json]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(f"member {twice!r} is given twice")
     return members
+
+
+def _int64(text: str) -> int:
+    value = int(text) if len(text) <= 20 else 2**64
+    if not -(2**63) <= value < 2**64:
+        raise ValueError(f"{text[:30]} is more than 64 bits hold")
+    return value
+
+
+def _excess(data: bytes) -> str | None:
+    """What there is too much of, in words."""
+    if len(data) <= _LIGHT:
+        return None
+    if len(data) > MOST_BYTES:
+        return f"{len(data)} bytes, and {MOST_BYTES} are the most"
+    for what, most, marks in (("containers", _MOST_CONTAINERS, b"[{"), ("values", _MOST_VALUES, b",")):
+        found = sum(data.count(mark) for mark in marks)
+        if found > most:
+            return f"{found} {what}, and {most} are the most"
+    return None
+
+
+def _check_room(data: bytes, *, name: str) -> None:
+    """orjson reserves up to that much for a list it writes, and the process dies where it can't have it."""
+    if len(data) > _SMALL:
+        reserved = 2 ** (256 * data.count(b",")).bit_length()
+        try:
+            mmap.mmap(-1, reserved + len(data)).close()
+        except (OSError, MemoryError) as error:
+            raise CkptTrackerError(f"there is no memory to read {name}") from error
 
 
 def plain(value: object) -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from collections.abc import Iterator
@@ -10,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_tracker.errors import Damaged, NotAStore, StoreNotFound
-from ckpt_tracker.filesystem import make_folder, write_durably
-from ckpt_tracker.formats import FORMAT, open_document
+from ckpt_tracker.filesystem import make_folder, naming_full_disk, sync_folder, write_durably
+from ckpt_tracker.formats import FORMAT, read_document
 from ckpt_tracker.jsonfile import seal
 from ckpt_tracker.mounts import is_network
+from ckpt_tracker.plain_files import check_folder, kind_of_file
 from ckpt_tracker.selection import RUN_NAME
 
+_log = logging.getLogger("ckpt_tracker")
 # in the order in which they are made: `runs` alone is somebody else's (TensorBoard calls its folder that)
 _FOLDERS = ("locks", "tmp", "objects", "trash", "runs")
-_OURS = {*_FOLDERS, "store.json", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm"}
+_OURS = {*_FOLDERS, "store.json", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "index.sqlite-journal"}
 
 
 class Layout:
@@ -32,6 +35,10 @@ class Layout:
         self.tmp = root / "tmp"
         self.locks = root / "locks"
         self.store_file = root / "store.json"
+        self.quarantine = self.trash / "quarantine"
+        """What a repair has moved away, each file under the path that it had in the store."""
+        self.remade = False
+        """`store.json` was missing in a store that had runs."""
 
     def run(self, name: str) -> Path:
         """The folder of a run."""
@@ -48,10 +55,15 @@ class Layout:
     def run_names(self) -> Iterator[str]:
         """The names of the runs on disk, sorted."""
         try:
-            names = sorted(path.name for path in self.runs.iterdir() if path.is_dir())
+            names = sorted(path.name for path in self.runs.iterdir() if kind_of_file(path) == "a folder")
         except FileNotFoundError:
             return
         yield from (name for name in names if RUN_NAME.fullmatch(name))
+
+    def check_run(self, name: str) -> None:
+        """Raises Damaged where a run's folders are not the store's own: what is written there would leave it."""
+        check_folder(self.run(name))
+        check_folder(self.manifests(name))
 
     @property
     def writable(self) -> bool:
@@ -93,18 +105,27 @@ class Layout:
         Raises StoreNotFound, NotAStore for a folder of something else, FormatTooNew (and writes nothing then).
         """
         try:
-            data = self.store_file.read_bytes()
+            document = read_document(self.store_file)
+            if not isinstance(document.get("id"), str):
+                raise Damaged(f"{self.store_file} is damaged: it has no id")
         except FileNotFoundError:
             return self._create(create=create)
-        except NotADirectoryError as error:
-            raise NotAStore(f"{self.root} is a file: expected a folder that holds a store") from error
-        try:
-            document = open_document(data, name=str(self.store_file))
         except Damaged as error:
-            raise Damaged(f"{error}; move it away to have it made anew: it holds the format and an id only") from error
+            if not self.root.is_dir():
+                raise NotAStore(f"{self.root} is a file: expected a folder that holds a store") from error
+            raise Damaged(
+                f"{error}; move it away to have it made anew, or let `ckpt repair` do that: "
+                "it holds the format and an id only"
+            ) from error
+        self._check_folders()
         if self.writable:
             self._make_folders()
         return document
+
+    def _check_folders(self) -> None:
+        """Nothing that is written may leave the store: none of its folders is a symlink."""
+        for name in _FOLDERS:
+            check_folder(self.root / name)
 
     def _create(self, *, create: bool) -> dict[str, Any]:
         found = {path.name for path in self.root.iterdir()} if self.root.is_dir() else set()
@@ -116,13 +137,25 @@ class Layout:
             )
         if not create and "runs" not in found:
             raise StoreNotFound(f"there is no store at {self.root}: name one with --store or $CKPT_TRACKER_STORE")
+        self._check_folders()
+        self.remade = any(self.run_names())
+        if self.remade:
+            _log.warning("%s was missing, though there are runs: made anew", self.store_file)
         document = {"format": FORMAT, "id": os.urandom(16).hex()}
         if not found or self.writable:
+            make_folder(self.root)
             self._make_folders()
-            write_durably(self.store_file, seal(document), tmp=self.tmp)
+            with naming_full_disk(self.root):
+                write_durably(self.store_file, seal(document), tmp=self.tmp)
         return document
 
     def _make_folders(self) -> None:
-        for name in _FOLDERS:
-            if not (self.root / name).is_dir():
-                make_folder(self.root / name)
+        with naming_full_disk(self.root):
+            for name in _FOLDERS:
+                if not (self.root / name).is_dir():
+                    make_folder(self.root / name)
+
+    def settle(self, run: str) -> None:
+        """Makes durable what leads to a run's manifests: who named it may have been killed before it came to that."""
+        for folder in (self.root, self.runs, self.run(run), self.manifests(run)):
+            sync_folder(folder)

@@ -11,13 +11,15 @@ import base64
 import datetime
 import enum
 import importlib
+import logging
 import math
 import pathlib
 import sys
 from typing import Any
 
-from ckpt_tracker.errors import Damaged, StateMismatch
+from ckpt_tracker.errors import Damaged, MissingExtra, StateMismatch
 
+_log = logging.getLogger("ckpt_tracker")
 _KNOWN_PACKAGES = frozenset(
     (
         *("accelerate", "collections", "keras", "lightning", "lightning_fabric", "numpy", "peft"),
@@ -25,6 +27,7 @@ _KNOWN_PACKAGES = frozenset(
     )
 )
 _INT64 = range(-(2**63), 2**64)
+_MOST_DIGITS = 2**18
 
 
 def encode_leaf(value: object) -> Any:
@@ -32,7 +35,7 @@ def encode_leaf(value: object) -> Any:
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, enum.Flag):
-        return {"$flag": [lasting_name(type(value)), hex(value.value)]}
+        return {"$flag": [lasting_name(type(value)), _hex(value.value)]}
     if isinstance(value, enum.Enum):
         return {"$enum": [lasting_name(type(value)), value.name]}
     plain = _encode_plain(value)
@@ -68,25 +71,43 @@ def lasting_name(cls: type) -> str:
     name = class_name(cls)
     try:
         class_named(name, base=object)
-    except StateMismatch:
+    except (StateMismatch, MissingExtra):
         raise TypeError(f"{name} can't be found by its name") from None
     return name
 
 
 def class_named(name: str, *, base: type) -> Any:
-    """The class of that name, which must derive from `base`. Raises StateMismatch where it can't be had."""
+    """The class of that name, which must derive from `base`.
+
+    Raises StateMismatch where it can't be had, MissingExtra where its framework is not installed.
+    """
     module_name, _, qualified = name.partition(":")
-    module = sys.modules.get(module_name)
-    if module is None and module_name.split(".")[0] in _KNOWN_PACKAGES:
-        module = importlib.import_module(module_name)
-    found: Any = module
-    for part in qualified.split("."):
-        found = getattr(found, part, None)
+    found: Any = sys.modules.get(module_name) or _imported(module_name, name)
+    for depth, part in enumerate(qualified.split(".")):
+        # from a module to a class, and on to classes inside it: an attribute of anything else may be code
+        found = getattr(found, part, None) if depth == 0 or isinstance(found, type) else None
     if not (isinstance(found, type) and issubclass(found, base)):
+        name, module_name = name[:200], module_name[:200]
         raise StateMismatch(
             f"the checkpoint holds a {name}, which is not imported here: import {module_name} before loading"
         )
     return found
+
+
+def _imported(module: str, name: str) -> Any:
+    """A module of the frameworks; None for any other. Their `__main__` modules are programs."""
+    package, *parts = module.split(".")
+    if package not in _KNOWN_PACKAGES or not all(part.isidentifier() and part[:2] != "__" for part in parts):
+        return None
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == package:
+            raise MissingExtra(f"the checkpoint holds a {name[:200]}, and {package} is not installed") from error
+    except Exception:
+        # what a framework's module needs besides may be missing in any way
+        _log.debug("%s can't be imported", module, exc_info=True)
+    return None
 
 
 def _encode_plain(value: Any) -> Any:
@@ -94,7 +115,7 @@ def _encode_plain(value: Any) -> Any:
     if kind is str:
         return _encode_str(value)
     if kind is int:
-        return value if value in _INT64 else {"$int": hex(value)}
+        return value if value in _INT64 else {"$int": _hex(value)}
     if kind is float:
         return value if math.isfinite(value) else {"$float": str(value)}
     encode = _ENCODERS.get(kind)
@@ -109,8 +130,30 @@ def _encode_str(value: str) -> Any:
     return value
 
 
+def _hex(value: int) -> str:
+    if value.bit_length() > 4 * _MOST_DIGITS - 8:
+        raise TypeError
+    return hex(value)
+
+
+def _int(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"an integer of {len(digits)} digits")
+    return int(digits, 16)
+
+
+def _float(text: str) -> float:
+    if text not in ("nan", "inf", "-inf"):
+        raise ValueError(f"{text[:30]!r} is no float that JSON can't hold")
+    return float(text)
+
+
 def _base64(data: bytes) -> str:
     return base64.b64encode(data).decode()
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
 
 
 def _float_text(value: float) -> str:
@@ -121,6 +164,12 @@ def _bounds(*values: object) -> list[object]:
     if any(value is not None and (type(value) is not int or value not in _INT64) for value in values):
         raise TypeError
     return list(values)
+
+
+def _three(body: Any) -> Any:
+    if len(body) != 3 or any(each is not None and type(each) is not int for each in body):
+        raise ValueError("a start, a stop and a step were expected")
+    return body
 
 
 _ENCODERS: dict[type, Any] = {
@@ -159,7 +208,7 @@ def _decode_numpy_scalar(body: Any) -> object:
 
     from ckpt_tracker.tensors import numpy_dtype
 
-    dtype, data = numpy_dtype(body[0]), base64.b64decode(body[1])
+    dtype, data = numpy_dtype(body[0]), _bytes(body[1])
     # as an array's element text would lose trailing zeros, and the bytes of an empty one are a zero
     if dtype.kind == "S":
         return np.bytes_(data[: dtype.itemsize])
@@ -180,18 +229,18 @@ def _decode_enum(body: Any) -> object:
 
 
 def _decode_flag(body: Any) -> object:
-    return class_named(body[0], base=enum.Flag)(int(body[1], 16))
+    return class_named(body[0], base=enum.Flag)(_int(body[1]))
 
 
 _DECODERS: dict[str, Any] = {
-    "$int": lambda body: int(body, 16),
-    "$float": float,
-    "$str": lambda body: base64.b64decode(body).decode("utf-8", "surrogatepass"),
-    "$bytes": base64.b64decode,
-    "$bytearray": lambda body: bytearray(base64.b64decode(body)),
+    "$int": _int,
+    "$float": _float,
+    "$str": lambda body: _bytes(body).decode("utf-8", "surrogatepass"),
+    "$bytes": _bytes,
+    "$bytearray": lambda body: bytearray(_bytes(body)),
     "$complex": lambda body: complex(float.fromhex(body[0]), float.fromhex(body[1])),
-    "$range": lambda body: range(*body),
-    "$slice": lambda body: slice(*body),
+    "$range": lambda body: range(*_three(body)),
+    "$slice": lambda body: slice(*_three(body)),
     "$datetime": datetime.datetime.fromisoformat,
     "$date": datetime.date.fromisoformat,
     "$timedelta": lambda body: datetime.timedelta(*body),

@@ -8,19 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 from blake3 import blake3
 
+from ckpt_tracker import fields
 from ckpt_tracker.errors import CheckpointGone, Damaged
 from ckpt_tracker.filesystem import write_durably
-from ckpt_tracker.formats import FORMAT, OBJECT_NAME, file_name, open_document
-from ckpt_tracker.jsonfile import dump, dump_sorted, seal
+from ckpt_tracker.formats import FORMAT, file_name, open_document
+from ckpt_tracker.jsonfile import MOST_BYTES, dump_sorted, seal
+from ckpt_tracker.plain_files import read_plain
 from ckpt_tracker.records import CheckpointRecord, Parent, Piece, TensorEntry, TensorSpec
 from ckpt_tracker.tensors import itemsize_fits
-from ckpt_tracker.tree import decode, encode, replace_tensors
+from ckpt_tracker.tree import decode, encode, replace_tensors, tensor_paths
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class Manifest:
     record: CheckpointRecord
     sections: Mapping[str, Any]
     tensors: tuple[TensorEntry, ...]
+    events: int = 0
+    """Bytes that the run's events had when it was written: they only grow."""
 
     @property
     def objects(self) -> frozenset[str]:
@@ -37,13 +41,21 @@ class Manifest:
         return frozenset(piece.object for entry in self.tensors for piece in entry.pieces)
 
     def tensor_names(self) -> dict[int, str]:
-        """The path of each tensor in the tree (`model.fc.weight`), by its index in the table."""
+        """The path of each tensor in the tree (`model.fc.weight`), by its index in the table; long ones cut short."""
         names: dict[int, str] = {}
         try:
-            _name_tensors(self.sections, "", names)
+            for index, path in tensor_paths(dict(self.sections)):
+                names.setdefault(index, path)
         except (LookupError, TypeError, ValueError) as error:
             raise Damaged(f"{self.record.ref} is damaged: its tree is not one that was saved: {error!r}") from error
         return names
+
+    def name_of(self, index: int) -> str:
+        """The path of one tensor, for an error to name it."""
+        try:
+            return self.tensor_names().get(index, f"number {index}")
+        except Damaged:
+            return f"number {index}"
 
 
 def digest(sections: Mapping[str, Any], tensors: Sequence[TensorEntry]) -> str:
@@ -52,7 +64,9 @@ def digest(sections: Mapping[str, Any], tensors: Sequence[TensorEntry]) -> str:
     It is over logical tensors (type, shape, hash of the bytes), not over how the bytes are cut into objects.
     """
 
-    def logical(index: int) -> Any:
+    def logical(index: Any) -> Any:
+        if type(index) is not int or not 0 <= index < len(tensors):
+            raise Damaged(f"the tree refers to a tensor {index!r}, and there are {len(tensors)}")
         spec = tensors[index].spec
         return {"$tensor": [spec.dtype, spec.shape, tensors[index].hash]}
 
@@ -73,13 +87,13 @@ def read(folder: Path, version: int, *, run: str) -> Manifest:
     path = folder / file_name(version)
     name = f"manifest {path} of {run}@v{version}"
     try:
-        data = path.read_bytes()
+        data = read_plain(path, most=MOST_BYTES)
     except FileNotFoundError as error:
         raise CheckpointGone(f"{run}@v{version} has no manifest any more: it was deleted") from error
     document = open_document(data, name=name)
     try:
         manifest = _from_json(document)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise Damaged(f"{name} is damaged: {error!r}") from error
     if (manifest.record.run, manifest.record.version) != (run, version):
         raise Damaged(f"{name} is damaged: it is the manifest of {manifest.record.ref}")
@@ -88,7 +102,7 @@ def read(folder: Path, version: int, *, run: str) -> Manifest:
 
 def _to_json(manifest: Manifest) -> dict[str, Any]:
     record = manifest.record
-    return {
+    document = {
         "format": FORMAT,
         "kind": record.kind,
         "run": record.run,
@@ -105,32 +119,48 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         "stall_seconds": record.stall_seconds,
         "write_seconds": record.write_seconds,
         "context": dict(record.context),
+        "events": manifest.events,
         "sections": dict(manifest.sections),
         "tensors": [_entry_to_json(each) for each in manifest.tensors],
     }
+    return {**document, "full_digest": record.full_digest} if record.full_digest else document
 
 
 def _from_json(document: dict[str, Any]) -> Manifest:
-    sections = document["sections"]
+    sections = fields.mapping(document["sections"])
+    tensors = tuple(map(_entry_from_json, fields.listing(document["tensors"])))
     record = CheckpointRecord(
-        run=document["run"],
-        version=document["version"],
-        epoch=document["epoch"],
-        step=document["step"],
-        metrics=decode(document["metrics"], lambda index: None),
-        created_at=datetime.fromisoformat(document["created_at"]),
-        digest=document["digest"],
-        nbytes=document["nbytes"],
-        stored_bytes=document["stored_bytes"],
-        sections=tuple(sections),
-        kind=document["kind"],
-        reason=document["reason"],
-        parents=tuple(Parent(each["ref"], each["digest"], each.get("overrides", {})) for each in document["parents"]),
-        stall_seconds=document["stall_seconds"],
-        write_seconds=document["write_seconds"],
-        context=document.get("context", {}),
+        run=fields.name(document["run"]),
+        version=fields.version(document["version"]),
+        epoch=fields.optional_natural(document["epoch"]),
+        step=fields.optional_natural(document["step"]),
+        metrics=_metrics(document["metrics"]),
+        created_at=fields.moment(document["created_at"]),
+        digest=fields.hash_name(document["digest"]),
+        nbytes=fields.natural(document["nbytes"]),
+        stored_bytes=fields.natural(document["stored_bytes"]),
+        sections=tuple(map(fields.name, sections)),
+        kind=fields.name(document["kind"]),
+        reason=fields.optional_text(document["reason"]),
+        parents=tuple(map(_parent_from_json, fields.listing(document["parents"]))),
+        stall_seconds=fields.seconds(document["stall_seconds"]),
+        write_seconds=fields.seconds(document["write_seconds"]),
+        context=fields.mapping(document.get("context", {})),
+        full_digest=fields.hash_name(document["full_digest"]) if "full_digest" in document else None,
     )
-    return Manifest(record, sections, tuple(_entry_from_json(each) for each in document["tensors"]))
+    if record.nbytes != sum(entry.spec.nbytes for entry in tensors):
+        raise ValueError(f"its tensors do not have {record.nbytes} bytes together")
+    return Manifest(record, sections, tensors, fields.natural(document.get("events", 0)))
+
+
+def _metrics(skeleton: object) -> dict[str, float]:
+    metrics = fields.mapping(decode(skeleton, lambda index: None))
+    return {fields.name(name): fields.metric(value) for name, value in metrics.items()}
+
+
+def _parent_from_json(document: dict[str, Any]) -> Parent:
+    overrides = fields.mapping(document.get("overrides", {}))
+    return Parent(fields.name(document["ref"]), fields.hash_name(document["digest"]), overrides)
 
 
 def _parent_to_json(parent: Parent) -> dict[str, Any]:
@@ -157,50 +187,32 @@ def _entry_from_json(document: dict[str, Any]) -> TensorEntry:
     spec = TensorSpec(
         document["kind"],
         document["dtype"],
-        tuple(_natural(each) for each in document["shape"]),
-        _natural(document["nbytes"]),
-        tuple(document.get("flags", ())),
+        tuple(map(fields.natural, fields.listing(document["shape"]))),
+        fields.natural(document["nbytes"]),
+        tuple(map(fields.name, document.get("flags", ()))),
     )
-    pieces = tuple(_piece_from_json(each) for each in document["pieces"])
+    if spec.kind not in ("torch", "numpy"):
+        raise ValueError(f"expected a tensor of torch or numpy, found {spec.kind!r}")
+    pieces = tuple(map(_piece_from_json, fields.listing(document["pieces"])))
     if not itemsize_fits(spec) or sum(piece.nbytes for piece in pieces) != spec.nbytes:
-        raise ValueError(f"{spec.dtype} of shape {list(spec.shape)} does not take {spec.nbytes} bytes")
-    return TensorEntry(spec, _hash(document["hash"]), pieces)
+        shape = f"[{', '.join(map(str, spec.shape[:8]))}{', …' if len(spec.shape) > 8 else ''}]"
+        raise ValueError(f"{spec.dtype} of shape {shape} does not take {spec.nbytes} bytes")
+    if len(pieces) > 1:
+        _check_apart(pieces)
+    return TensorEntry(spec, fields.hash_name(document["hash"]), pieces)
 
 
 def _piece_from_json(document: Iterable[Any]) -> Piece:
     name, offset, nbytes = document
-    return Piece(_hash(name), _natural(offset), _natural(nbytes))
+    piece = Piece(fields.hash_name(name), fields.natural(offset), fields.natural(nbytes))
+    if not piece.nbytes or piece.offset + piece.nbytes >= 2**63:
+        raise ValueError(f"a piece of {nbytes} bytes at {offset} can't be")
+    return piece
 
 
-def _natural(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError(f"expected a number of 0 or more, found {value!r}")
-    return value
-
-
-def _hash(value: object) -> str:
-    if not isinstance(value, str) or not OBJECT_NAME.fullmatch(value):
-        raise ValueError(f"expected a hash, found {value!r}")
-    return value
-
-
-def _name_tensors(form: Any, path: str, names: dict[int, str]) -> None:
-    if isinstance(form, list):
-        for index, each in enumerate(form):
-            _name_tensors(each, f"{path}[{index}]", names)
-    elif isinstance(form, dict):
-        for key, body in form.items():
-            if key == "$tensor":
-                names.setdefault(body, path)
-            elif key in _PAIRS:
-                for name, each in body if _PAIRS[key] is None else body[_PAIRS[key]]:
-                    _name_tensors(each, f"{path}[{dump(name).decode()}]", names)
-            elif key[:1] == "$":
-                _name_tensors(body[_BODIES[key]] if key in _BODIES else body, path, names)
-            else:
-                _name_tensors(body, f"{path}.{key}" if path else key, names)
-
-
-# where in the body of a form its members are
-_BODIES = {"$odict": 0, "$deque": 1, "$namedtuple": 1, "$dataclass": 1, "$dictclass": 1}
-_PAIRS = {"$dict": None, "$counter": None, "$defaultdict": 1}
+def _check_apart(pieces: Sequence[Piece]) -> None:
+    """A tensor whose pieces overlap would be larger than all that is stored of it."""
+    ordered = sorted(pieces, key=lambda piece: (piece.object, piece.offset))
+    for one, other in pairwise(ordered):
+        if one.object == other.object and one.offset + one.nbytes > other.offset:
+            raise ValueError(f"two pieces of a tensor overlap in object {one.object}")

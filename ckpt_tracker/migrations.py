@@ -49,6 +49,12 @@ def _second(db: Database) -> None:
         db.execute(f"DELETE FROM {table}")
 
 
+@migrations(name="003_pins_and_weights_only")
+def _third(db: Database) -> None:
+    db.execute("ALTER TABLE runs ADD COLUMN pins TEXT NOT NULL DEFAULT '[]'")
+    db.execute("ALTER TABLE checkpoints ADD COLUMN full_digest TEXT")
+
+
 def upgrade(connection: sqlite3.Connection, *, schema: int) -> None:
     """Brings the schema up to date, inside the transaction that is open on the connection; `schema` is its number."""
     db = Database(connection, execute_plugins=False)

@@ -10,8 +10,7 @@ from ckpt_tracker import resuming
 from ckpt_tracker.errors import InvalidOption
 from ckpt_tracker.jsonfile import plain
 from ckpt_tracker.records import Mode, Monitor
-from ckpt_tracker.retention import Best, Last, Retention
-from ckpt_tracker.retention import parse as parse_retention
+from ckpt_tracker.retention import Best, Last, Retention, checked
 from ckpt_tracker.selection import check_monitor
 from ckpt_tracker.triggers import Trigger
 from ckpt_tracker.triggers import parse as parse_triggers
@@ -73,10 +72,7 @@ def check(**given: Unpack[TrackerOptions]) -> Options:
 def _retention(keep: Retention | str | None, *, monitored: bool) -> Retention:
     if keep is None:
         return Last(2) | Best(1) if monitored else Last(3)
-    policy = parse_retention(keep) if isinstance(keep, str) else keep
-    if not isinstance(policy, Retention):
-        raise InvalidOption(f"keep={keep!r}: expected a retention such as Last(2), or text such as 'last:2'")
-    return policy
+    return checked(keep)
 
 
 def _overrides(given: Mapping[str, Any] | None) -> Mapping[str, Any]:

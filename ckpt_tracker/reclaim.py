@@ -10,20 +10,28 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from ckpt_tracker import formats
+from ckpt_tracker import formats, quarantine
 from ckpt_tracker import manifest as manifests
-from ckpt_tracker.errors import CheckpointGone, CkptTrackerError
+from ckpt_tracker.errors import CheckpointGone, CkptTrackerError, Damaged
 from ckpt_tracker.events import EventLog
-from ckpt_tracker.filesystem import StoreLock, make_folder, sync_path
+from ckpt_tracker.filesystem import StoreLock, make_folder, sync_folder, write_durably
 from ckpt_tracker.formats import file_name
+from ckpt_tracker.jsonfile import MOST_BYTES
 from ckpt_tracker.layout import Layout
+from ckpt_tracker.manifest import Manifest
 from ckpt_tracker.objects import ObjectFolder
+from ckpt_tracker.plain_files import check_folder, kind_of_file, read_plain
+from ckpt_tracker.records import CheckpointRecord
+from ckpt_tracker.stripping import strip_each, weights_objects
 
 _log = logging.getLogger("ckpt_tracker")
 TRASH_SECONDS = 24 * 3600.0
+_WRITTEN_BACK_SECONDS = 600.0
+"""A change that is older has reached the disk without anybody's fsync."""
 
 
 class Reclaimer:
@@ -34,42 +42,91 @@ class Reclaimer:
         self._objects = objects
         self._lock = lock
         self._postponed: set[str] = set()
-        self._seen: dict[Path, tuple[tuple[int, int], frozenset[str]]] = {}
+        self._told = False
+        self._seen: dict[tuple[Path, bool], tuple[tuple[int, int], frozenset[str]]] = {}
+        self._sizes: dict[str, int] = {}
 
-    def evict(self, run: str, versions: Sequence[int]) -> None:
-        """Deletes checkpoints for good; `free` frees their objects."""
+    def evict(
+        self, run: str, versions: Sequence[int], *, stripped: Sequence[int] = (), **details: Any
+    ) -> list[CheckpointRecord]:
+        """Deletes checkpoints for good, and leaves others with their weights only; `free` frees their objects.
+
+        Returns what the stripped ones are now. The run's events are told, with `details`.
+        """
         folder = self._layout.manifests(run)
         with self._lock.writing():
-            self._postponed.update(self._objects_of(run, versions))
-            self._log_of(run).append("evict", versions=list(versions), reason="retention")
+            sync_folder(folder)  # what is kept may be somebody's who did not come to sync it
+            self._postponed.update(self._objects_of(run, [*versions, *stripped]))
+            newest = max([*formats.versions(folder), *versions], default=1)
+            told = {"reason": "retention", "newest": newest, **details}
+            weights = self._record(run, "evict", versions, stripped, told)
             for version in versions:
                 (folder / file_name(version)).unlink(missing_ok=True)
-            sync_path(folder)
+            for manifest in weights:
+                manifests.publish(manifest, folder, tmp=self._layout.tmp)
+            sync_folder(folder)
+        return [manifest.record for manifest in weights]
 
     def free(self) -> int:
         """Deletes what evicted checkpoints alone needed; returns the bytes freed.
 
-        At once, or with the next call when other saves are under way.
+        At once, or with the next call when other saves are under way. While a manifest can't be read nothing is freed:
+        that is said once, and ends no training.
         """
         if not self._postponed:
             return 0
-        with self._lock.sweeping(wait=False) as alone:
-            return self._free(self._postponed) if alone else 0
+        try:
+            with self._lock.sweeping(wait=False) as alone:
+                return self._free(self._postponed) if alone else 0
+        except CkptTrackerError as error:
+            if not self._told:
+                _log.warning("%s", error)
+            self._told = True
+            return 0
 
-    def trash(self, run: str, versions: Iterable[int]) -> None:
-        """Moves checkpoints to the trash: their objects stay until the trash is emptied, a day later or more."""
+    def trash(
+        self, run: str, versions: Iterable[int], *, stripped: Sequence[int] = (), **details: Any
+    ) -> list[CheckpointRecord]:
+        """Moves checkpoints to the trash: their objects stay until the trash is emptied, a day later or more.
+
+        Others it leaves with their weights only, with a copy of the whole manifest in the trash. Returns what those are
+        now. The run's events are told, with `details`.
+        """
         source, target = self._layout.manifests(run), self._layout.trash / run
         with self._lock.writing():
+            sync_folder(source)
             there = sorted(set(versions) & set(formats.versions(source)))
-            if not there:
-                return
-            self._log_of(run).append("remove", versions=there)
+            weights = self._record(run, "remove", there, stripped, details)
+            if not there and not weights:
+                return []
             make_folder(target)
             for name in map(file_name, there):
-                os.utime(source / name)
+                self._move_to_trash(source / name, target / name)
+            for manifest in weights:
+                name = file_name(manifest.record.version)
+                write_durably(target / name, read_plain(source / name, most=MOST_BYTES), tmp=self._layout.tmp)
+                manifests.publish(manifest, source, tmp=self._layout.tmp)
+            sync_folder(target)
+            sync_folder(source)
+        return [manifest.record for manifest in weights]
+
+    def restore(self, run: str, versions: Sequence[int], **details: Any) -> list[CheckpointRecord]:
+        """Moves checkpoints out of the trash, as they were; returns their records.
+
+        Raises CheckpointGone where the trash has been emptied meanwhile, Damaged: nothing is moved then.
+        """
+        source, target = self._layout.trash / run, self._layout.manifests(run)
+        with self._lock.writing():
+            self._check_folders(run)
+            records = [manifests.read(source, version, run=run).record for version in versions]
+            digests = [record.digest for record in records]
+            self._log_of(run).append("restore", versions=list(versions), digests=digests, **details)
+            sync_folder(source)
+            for name in map(file_name, versions):
                 os.replace(source / name, target / name)
-            sync_path(target)
-            sync_path(source)
+            sync_folder(target)
+            sync_folder(source)
+        return records
 
     def collect(self, *, trash_seconds: float = TRASH_SECONDS, dry_run: bool = False, wait: bool = True) -> int:
         """Empties the trash of what is older than that, and deletes every object that nothing needs; returns the bytes.
@@ -88,41 +145,73 @@ class Reclaimer:
             for path in old:
                 path.unlink()
             for folder in {path.parent for path in old}:
-                sync_path(folder)
+                sync_folder(folder)
             freed = self._free(unneeded)
             for path in self._objects.left_over():
                 freed += path.stat().st_size
                 path.unlink()
             return freed
 
-    def freed_by(self, removed: Iterable[tuple[str, int]]) -> int:
-        """Bytes of the objects that only these checkpoints need; 0 while a manifest can't be read, and that is said."""
-        going = {self._layout.manifests(run) / file_name(version) for run, version in removed}
+    def freed_by(self, removed: Iterable[CheckpointRecord], stripped: Iterable[CheckpointRecord] = ()) -> int:
+        """Bytes of the objects that only the removed checkpoints need, and the stripped ones beside their weights.
+
+        0 while a manifest can't be read, and that is said.
+        """
+        thinner = set(map(self._path, stripped))
+        going = set(map(self._path, removed)) | thinner
         try:
             needed = [self._needed(path) for path in going]
-            live = self._live(without=going)
+            live = self._live(without=going).union(*(self._needed(path, weights_only=True) for path in thinner))
         except CkptTrackerError as error:
             _log.warning("no space would be freed: %s", error)
             return 0
         return sum(self._objects.size(name) or 0 for name in frozenset().union(*needed) - live)
 
+    def freed_by_emptying(self) -> int:
+        """Bytes of the objects that only what is in the trash needs. Raises Damaged where a manifest can't be read."""
+        folders = [self._layout.trash / run for run in self._layout.run_names()]
+        trashed = [folder / file_name(version) for folder in folders for version in formats.versions(folder)]
+        needed = frozenset().union(*map(self._needed, trashed))
+        return sum(self._objects.size(name) or 0 for name in needed - self._live(without=trashed))
+
+    def footprint(self, record: CheckpointRecord, *, weights_only: bool = False) -> Mapping[str, int]:
+        """The objects that a checkpoint needs, whole or its weights only, with their bytes.
+
+        Of a manifest that can't be read it is taken to need an object of its own.
+        """
+        try:
+            return {name: self._size(name) for name in self._needed(self._path(record), weights_only=weights_only)}
+        except CkptTrackerError:
+            return {record.ref: record.nbytes}
+
     def _free(self, candidates: set[str]) -> int:
         try:
             live = self._live()
         except CkptTrackerError as error:
-            _log.warning("no space was freed: %s", error)
-            raise
+            raise Damaged(f"no space is freed: {error}") from error
         unneeded = candidates - live
+        self._settle()
         resting = {name for name in unneeded if self._objects.rests(name)}
         freed = sum(self._objects.delete(name) for name in unneeded - resting)
         # nobody adds to it while the sweep has the lock: evictions share that
         self._postponed = resting
         return freed
 
+    def _settle(self) -> None:
+        """What a killed process deleted must not come back once its objects are gone."""
+        latest = time.time() - _WRITTEN_BACK_SECONDS
+        for run in self._layout.run_names():
+            for folder in (self._layout.manifests(run), self._layout.trash / run):
+                if folder.is_dir() and folder.stat().st_mtime > latest:
+                    sync_folder(folder)
+
     def _live(self, *, without: Iterable[Path] = ()) -> frozenset[str]:
         paths = set(self._manifest_files()) - set(without)
-        self._seen = {path: seen for path, seen in self._seen.copy().items() if path in paths}
-        return frozenset().union(*(self._needed(path) for path in paths))
+        self._seen = {key: seen for key, seen in self._seen.copy().items() if key[0] in paths}
+        try:
+            return quarantine.named_objects(self._layout).union(*(self._needed(path) for path in paths))
+        except CkptTrackerError as error:
+            raise Damaged(f"{error}: see `ckpt repair`") from error
 
     def _manifest_files(self) -> Iterator[Path]:
         for run in self._layout.run_names():
@@ -130,19 +219,56 @@ class Reclaimer:
                 for version in formats.versions(folder):
                     yield folder / file_name(version)
 
-    def _needed(self, path: Path) -> frozenset[str]:
-        """The objects of a manifest; none when it is gone. Manifests never change, so each is read once."""
+    def _needed(self, path: Path, *, weights_only: bool = False) -> frozenset[str]:
+        """The objects of a manifest; none when it is gone. As long as it is the same file it is read once."""
         run = path.parent.parent.name if path.parent.name == "manifests" else path.parent.name
         try:
             status = path.stat()
             identity = (status.st_ino, status.st_mtime_ns)
-            seen = self._seen.get(path)
+            seen = self._seen.get((path, weights_only))
             if seen is None or seen[0] != identity:
                 found = manifests.read(path.parent, int(path.stem), run=run)
-                seen = self._seen[path] = (identity, found.objects)
+                objects = weights_objects(found) if weights_only else found.objects
+                seen = self._seen[path, weights_only] = (identity, objects)
         except (CheckpointGone, FileNotFoundError):
             return frozenset()
         return seen[1]
+
+    def _size(self, name: str) -> int:
+        if name not in self._sizes:
+            self._sizes[name] = self._objects.size(name) or 0
+        return self._sizes[name]
+
+    def _path(self, record: CheckpointRecord) -> Path:
+        return self._layout.manifests(record.run) / file_name(record.version)
+
+    def _record(
+        self, run: str, event: str, versions: Sequence[int], stripped: Sequence[int], details: Mapping[str, Any]
+    ) -> list[Manifest]:
+        """Tells the run's events what is about to be done; returns the manifests of the stripped ones."""
+        self._check_folders(run)
+        weights = strip_each(self._layout.manifests(run), stripped, run=run)
+        if versions:
+            self._log_of(run).append(event, versions=list(versions), **details)
+        if weights:
+            records = [manifest.record for manifest in weights]
+            told = {"versions": [each.version for each in records], "digests": [each.digest for each in records]}
+            self._log_of(run).append("strip", **told, **details)
+        return weights
+
+    def _check_folders(self, run: str) -> None:
+        """Nothing is moved or deleted through a symlink: it may lead out of the store."""
+        self._layout.check_run(run)
+        check_folder(self._layout.trash / run)
+
+    def _move_to_trash(self, source: Path, target: Path) -> None:
+        """What is there already is the whole of what has its weights only by now: that is what comes back."""
+        if target.exists():
+            os.utime(target)
+            source.unlink()
+        else:
+            os.utime(source)
+            os.replace(source, target)
 
     def _objects_of(self, run: str, versions: Iterable[int]) -> frozenset[str]:
         needed: set[str] = set()
@@ -155,8 +281,8 @@ class Reclaimer:
         return frozenset(needed)
 
     def _trash_before(self, moment: float) -> list[Path]:
-        folders = [folder for folder in self._layout.trash.iterdir() if folder.is_dir()]
-        paths = (path for folder in folders for path in folder.iterdir() if path.is_file())
+        folders = [folder for folder in self._layout.trash.iterdir() if kind_of_file(folder) == "a folder"]
+        paths = (path for folder in folders for path in folder.iterdir() if kind_of_file(path) == "a file")
         return [path for path in paths if path.stat().st_mtime <= moment]
 
     def _log_of(self, run: str) -> EventLog:

@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Mode = Literal["min", "max"]
+FindingKind = Literal[
+    "store", "file", "run", "events", "index", "manifest", "missing manifest", "object", "missing object", "newer"
+]
+"""What is damaged: `store.json`, something that should be a plain file or folder, `run.json`, …; or `newer`, which is
+no damage: a later version of ckpt_tracker wrote it.
+"""
+WEIGHTS_SECTIONS = frozenset({"model", "ema", "architecture", "hyperparameters"})
+"""What predictions need: the sections that a checkpoint of weights only keeps."""
 
 
 @dataclass(frozen=True)
@@ -90,11 +98,20 @@ class CheckpointRecord:
     context: Mapping[str, Any] = field(default_factory=dict)
     """What is no state, but makes a resume right or wrong: world size, length of the data, batch size, …"""
     tags: tuple[str, ...] = ()
+    pinned: bool = False
+    """Retention keeps it, as it does what has a tag."""
+    full_digest: str | None = None
+    """Of a checkpoint that holds its weights only by now: the digest that it had when it was whole."""
 
     @property
     def ref(self) -> str:
         """`RUN@vN`."""
         return f"{self.run}@v{self.version}"
+
+    @property
+    def strippable(self) -> bool:
+        """It has a model, and sections that predictions don't need."""
+        return "model" in self.sections and not WEIGHTS_SECTIONS.issuperset(self.sections)
 
 
 @dataclass(frozen=True)
@@ -114,6 +131,8 @@ class RunRecord:
     """The event of its last start: when, from which checkpoint, with which config and environment."""
     tags: Mapping[str, int] = field(default_factory=dict)
     """Tag → version."""
+    pins: tuple[int, ...] = ()
+    """The versions that are pinned."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +142,9 @@ class Decision:
     checkpoint: CheckpointRecord
     keep: bool
     reasons: tuple[str, ...]
+    """Of one that is kept: each policy's. Of one that a budget drops: in which order it goes, and what spoke for it."""
+    weights_only: bool = False
+    """It is kept, and loses what predictions don't need."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +154,24 @@ class Plan:
     decisions: tuple[Decision, ...]
     freed_bytes: int = 0
     """Bytes of the objects that nothing kept refers to."""
+    keep: str = ""
+    """The retention, as text."""
 
     @property
     def removed(self) -> tuple[CheckpointRecord, ...]:
         """The checkpoints that applying the plan removes."""
         return tuple(each.checkpoint for each in self.decisions if not each.keep)
+
+    @property
+    def stripped(self) -> tuple[CheckpointRecord, ...]:
+        """The checkpoints that applying the plan leaves with their weights only."""
+        return tuple(each.checkpoint for each in self.decisions if each.keep and each.weights_only)
+
+    @property
+    def emptied(self) -> tuple[str, ...]:
+        """The runs of which it keeps nothing: such a plan is refused when it is applied."""
+        kept = {each.checkpoint.run for each in self.decisions if each.keep}
+        return tuple(dict.fromkeys(each.run for each in self.removed if each.run not in kept))
 
 
 @dataclass(frozen=True)
@@ -144,8 +179,12 @@ class Finding:
     """One thing that `verify` found wrong."""
 
     ref: str
+    """The checkpoint, or the run; empty for what is the whole store's."""
     path: Path
     problem: str
+    kind: FindingKind
+    loads: tuple[str, ...] = ()
+    """Of a checkpoint: the sections that still load."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +195,8 @@ class VerifyReport:
     objects: int
     bytes_read: int
     findings: tuple[Finding, ...]
+    lost: tuple[Finding, ...] = ()
+    """What an earlier repair found lost, and nobody can bring back: no news, and nothing that makes `ok` false."""
 
     @property
     def ok(self) -> bool:

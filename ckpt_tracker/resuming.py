@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ckpt_tracker import environment, guard
 from ckpt_tracker import manifest as manifests
 from ckpt_tracker.checkpoint import Checkpoint
-from ckpt_tracker.errors import CheckpointGone, CheckpointNotFound, Damaged, InvalidOption
+from ckpt_tracker.errors import CheckpointGone, CheckpointNotFound, Damaged, InvalidOption, StateMismatch
 from ckpt_tracker.formats import versions
 from ckpt_tracker.jsonfile import plain
 from ckpt_tracker.records import Monitor, RunRecord
@@ -99,6 +99,8 @@ def choose(store: Store, run: Run, resume: str, monitor: Monitor | None) -> Resu
             checkpoint = store[resume]
     except CheckpointNotFound as error:
         raise CheckpointNotFound(f"resume={resume!r}: {error}") from error
+    if checkpoint.weights_only:
+        raise _weights_only(checkpoint, "resume='auto' takes the newest whole one")
     return _loaded(checkpoint)
 
 
@@ -129,10 +131,15 @@ def fresh_name() -> str:
 
 def _newest_that_loads(store: Store, run: Run) -> Resumed:
     skipped = 0
+    stripped: list[Checkpoint] = []
     for version in reversed(versions(store.layout.manifests(run.name))):
         try:
             found = manifests.read(store.layout.manifests(run.name), version, run=run.name)
-            return _loaded(store.checkpoint(found.record))
+            checkpoint = store.checkpoint(found.record)
+            if not checkpoint.weights_only:
+                return _loaded(checkpoint)
+            stripped.append(checkpoint)
+            _log.warning("%s is skipped: it holds its weights only", checkpoint.ref)
         except (Damaged, CheckpointGone) as error:
             skipped += 1
             _log.warning("%s@v%d is skipped: %s", run.name, version, error)
@@ -141,7 +148,16 @@ def _newest_that_loads(store: Store, run: Run) -> Resumed:
             f"none of the {skipped} checkpoints of run {run.name!r} loads: "
             "see `ckpt verify --deep`; resume='never' starts from scratch and leaves them as they are"
         )
+    if stripped:
+        raise _weights_only(stripped[0], "resume='never' starts from scratch and leaves them as they are")
     return None, None
+
+
+def _weights_only(checkpoint: Checkpoint, remedy: str) -> StateMismatch:
+    return StateMismatch(
+        f"{checkpoint.ref} holds its weights only ({', '.join(checkpoint.sections)}; retention gave up the rest): "
+        f"no training can resume from it. {remedy}; store[{checkpoint.ref!r}].load('model') gives the weights"
+    )
 
 
 def _loaded(checkpoint: Checkpoint) -> tuple[Checkpoint, dict[str, Any]]:

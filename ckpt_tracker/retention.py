@@ -1,200 +1,151 @@
-"""Retention: what to keep. Small frozen policies, pure over records, joined by `|`.
+"""Retention: what to keep. Small frozen policies, pure over records, joined by `|`, or written as text.
 
-    Last(2) | Best(3, "val_loss", mode="min")        or as text: "last:2 best:3:val_loss:min"
+    Last(2) | Best(3, "val_loss", mode="min")                       "last:2 best:3:val_loss:min"
+    Last(2) | Best(5).weights_only()                                "last:2 best:5:weights"
+    (Last(9) | Every(epochs=10)).capped("20GB")                     "last:9 every:10epochs cap:20GB"
+    Last(2) | Within(days=7, one_per="hour").capped("5GB")          "last:2 (within:7days:hour cap:5GB)"
 
-A policy gives, for every checkpoint that it keeps, the reason. A checkpoint is kept when any policy of the union
-keeps it, or when it has a tag.
+A checkpoint is kept when any policy of the union keeps it, or when it has a tag, or is pinned.
 """
 
 from __future__ import annotations
 
-import math
-from abc import ABC, abstractmethod
+import shlex
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 
+from ckpt_tracker.capping import Footprint
+from ckpt_tracker.combining import History, Key, Measure, Retention, Union, Verdict
 from ckpt_tracker.errors import InvalidOption
-from ckpt_tracker.records import CheckpointRecord, Decision, Mode, Monitor
-from ckpt_tracker.selection import check_monitor
+from ckpt_tracker.policies import Best, Every, Last, Period, Tagged, Within
+from ckpt_tracker.records import CheckpointRecord, Decision, Monitor
 
-Reasons = dict[int, str]
-"""Version → why it is kept."""
-Period = Literal["hour", "day", "week"]
-_PERIODS = {"hour": "%Y-%m-%d %H", "day": "%Y-%m-%d", "week": "%G-W%V"}
+__all__ = ["Best", "Every", "Last", "Retention", "Tagged", "Union", "Within", "checked", "decide", "parse"]
 
-
-@dataclass(frozen=True)
-class Retention(ABC):
-    """What to keep of a run's checkpoints."""
-
-    @abstractmethod
-    def keeps(self, records: Sequence[CheckpointRecord], *, now: datetime) -> list[Reasons]:
-        """For each policy of the union, which of one run's `records` (oldest first) it keeps, with the reason."""
-
-    def bound_to(self, monitor: Monitor | None) -> Retention:
-        """The same, with `Best` given the run's monitor where it names no metric. Raises InvalidOption without one."""
-        return self
-
-    def __or__(self, other: Retention) -> Retention:
-        return Union((*_parts(self), *_parts(other)))
+_FORMS = (
+    "expected last:N, best:N, best:N:METRIC:min|max, every:Nepochs, every:Nsteps, within:Nhours, "
+    "within:Ndays[:hour|day|week] or tagged, each also with :weights; and cap:SIZE for all of them"
+)
 
 
-@dataclass(frozen=True)
-class Union(Retention):
-    """Keeps what any of its parts keeps."""
+def decide(
+    keep: Retention,
+    records: Sequence[CheckpointRecord],
+    *,
+    now: datetime,
+    monitors: Mapping[str, Monitor | None] | None = None,
+    always: Mapping[Key, str] | None = None,
+    footprint: Measure | None = None,
+) -> tuple[Decision, ...]:
+    """What `keep` decides for the checkpoints of one run or several, each run's oldest first.
 
-    parts: tuple[Retention, ...]
-
-    def keeps(self, records: Sequence[CheckpointRecord], *, now: datetime) -> list[Reasons]:
-        return [kept for part in self.parts for kept in part.keeps(records, now=now)]
-
-    def bound_to(self, monitor: Monitor | None) -> Retention:
-        return Union(tuple(part.bound_to(monitor) for part in self.parts))
-
-
-@dataclass(frozen=True)
-class Last(Retention):
-    """The newest `count` checkpoints."""
-
-    count: int
-
-    def __post_init__(self) -> None:
-        _check_count("Last", self.count)
-
-    def keeps(self, records: Sequence[CheckpointRecord], *, now: datetime) -> list[Reasons]:
-        newest = reversed(records[-self.count :])
-        return [{record.version: f"last-{rank}" for rank, record in enumerate(newest, start=1)}]
-
-
-@dataclass(frozen=True)
-class Best(Retention):
-    """The best `count` checkpoints by a metric (a tracker's own, where none is named); of equal ones the earlier.
-
-    NaN and infinities never win. Checkpoints that lack the metric might be the best: the newest `count` of them are
-    kept as `not ranked`, so that a misspelt metric neither fills the disk nor empties it.
+    `monitors` (by run) say what is best where `keep` does not; `always` is kept besides, for the reason it gives;
+    `footprint` tells which objects a checkpoint needs, and is asked for a cap alone: without it nothing is shared.
     """
-
-    count: int
-    metric: str | None = None
-    mode: Mode | None = None
-
-    def __post_init__(self) -> None:
-        _check_count("Best", self.count)
-        check_monitor(self.metric, self.mode)
-
-    def bound_to(self, monitor: Monitor | None) -> Retention:
-        if self.metric is not None:
-            return self
-        if monitor is None:
-            raise InvalidOption(
-                f"Best({self.count}) names no metric and the run monitors none: "
-                f'write Best({self.count}, "val_loss", mode="min")'
-            )
-        return Best(self.count, monitor.metric, monitor.mode)
-
-    def keeps(self, records: Sequence[CheckpointRecord], *, now: datetime) -> list[Reasons]:
-        if self.metric is None or self.mode is None:
-            raise InvalidOption(f"Best({self.count}) names no metric")
-        sign = 1 if self.mode == "min" else -1
-        values = {each.version: each.metrics.get(self.metric) for each in records}
-        finite = {v: value for v, value in values.items() if value is not None and math.isfinite(value)}
-        ranked = sorted(finite, key=lambda version: (sign * finite[version], version))
-        best = {
-            version: f"best-{rank} {self.metric}={finite[version]:.6g}"
-            for rank, version in enumerate(ranked[: self.count], start=1)
-        }
-        unranked = [version for version, value in values.items() if value is None]
-        return [best, dict.fromkeys(unranked[-self.count :], "not ranked")]
+    runs = {run: number for number, run in enumerate(dict.fromkeys(record.run for record in records))}
+    ordered = sorted(records, key=lambda record: (runs[record.run], record.version))
+    history = History(ordered, now, monitors or {}, always or {}, footprint or _nothing_shared)
+    verdicts: defaultdict[Key, list[Verdict]] = defaultdict(list)
+    for found in (keep | Tagged()).verdicts(history):
+        for key, verdict in found.items():
+            verdicts[key].append(verdict)
+    keys = [(record.run, record.version) for record in ordered]
+    return tuple(
+        _decision(record, verdicts.get(key, []), history.always.get(key))
+        for record, key in zip(ordered, keys, strict=True)
+    )
 
 
-@dataclass(frozen=True)
-class Every(Retention):
-    """Each `epochs`-th epoch (finished epochs count: 9, 19, … for 10) or each `steps`-th step, for ever."""
-
-    epochs: int | None = None
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        if (self.epochs is None) == (self.steps is None):
-            raise InvalidOption("Every takes epochs=N or steps=N, one of them")
-        _check_count("Every", self.epochs if self.steps is None else self.steps)
-
-    def keeps(self, records: Sequence[CheckpointRecord], *, now: datetime) -> list[Reasons]:
-        if self.epochs is not None:
-            return [
-                {
-                    each.version: f"every-{self.epochs}-epochs"
-                    for each in records
-                    if each.epoch is not None and (each.epoch + 1) % self.epochs == 0
-                }
-            ]
-        return [
-            {
-                each.version: f"every-{self.steps}-steps"
-                for each in records
-                if each.step and each.step % (self.steps or 1) == 0
-            }
-        ]
+def _decision(record: CheckpointRecord, verdicts: Sequence[Verdict], always: str | None) -> Decision:
+    kept = [verdict for verdict in verdicts if not verdict.dropped]
+    reasons = list(dict.fromkeys([*(verdict.reason for verdict in kept), *([always] if always else [])]))
+    if not reasons:
+        return Decision(record, keep=False, reasons=tuple(dict.fromkeys(verdict.reason for verdict in verdicts)))
+    weights_only = always is None and record.strippable and all(verdict.weights_only for verdict in kept)
+    return Decision(record, keep=True, reasons=tuple(reasons), weights_only=weights_only)
 
 
-@dataclass(frozen=True)
-class Within(Retention):
-    """All checkpoints of the last `hours` and `days`; with `one_per` the newest of each hour, day or week (UTC)."""
-
-    hours: float = 0
-    days: float = 0
-    one_per: Period | None = None
-
-    def __post_init__(self) -> None:
-        if self._span <= timedelta(0):
-            raise InvalidOption("Within takes hours=N or days=N, more than 0")
-        if self.one_per is not None and self.one_per not in _PERIODS:
-            raise InvalidOption(f"one_per={self.one_per!r}: expected one of {', '.join(_PERIODS)}")
-
-    @property
-    def _span(self) -> timedelta:
-        return timedelta(hours=self.hours, days=self.days)
-
-    def keeps(self, records: Sequence[CheckpointRecord], *, now: datetime) -> list[Reasons]:
-        recent = [each for each in records if each.created_at >= now - self._span]
-        if self.one_per is None:
-            return [{each.version: f"within-{self._span}" for each in recent}]
-        newest = {each.created_at.strftime(_PERIODS[self.one_per]): each for each in recent}
-        return [{each.version: f"{self.one_per}-{period}" for period, each in newest.items()}]
+def checked(keep: Retention | str) -> Retention:
+    """The retention, or what the text says. Raises InvalidOption for anything else."""
+    policy = parse(keep) if isinstance(keep, str) else keep
+    if not isinstance(policy, Retention):
+        raise InvalidOption(f"keep={keep!r}: expected a retention such as Last(2), or text such as 'last:2'")
+    return policy
 
 
-@dataclass(frozen=True)
-class Tagged(Retention):
-    """Every checkpoint with a tag. Always implied."""
-
-    def keeps(self, records: Sequence[CheckpointRecord], *, now: datetime) -> list[Reasons]:
-        return [{each.version: f"tag:{','.join(each.tags)}" for each in records if each.tags}]
-
-
-def decide(keep: Retention, records: Sequence[CheckpointRecord], *, now: datetime) -> tuple[Decision, ...]:
-    """What `keep` decides for one run's checkpoints, oldest first."""
-    reasons: defaultdict[int, list[str]] = defaultdict(list)
-    ordered = sorted(records, key=lambda record: record.version)
-    for kept in (keep | Tagged()).keeps(ordered, now=now):
-        for version, reason in kept.items():
-            if reason not in reasons[version]:
-                reasons[version].append(reason)
-    return tuple(Decision(each, each.version in reasons, tuple(reasons.get(each.version, ()))) for each in ordered)
+def _nothing_shared(record: CheckpointRecord, *, weights_only: bool = False) -> Footprint:
+    """Of the record alone nobody can tell how much of it is weights."""
+    return {record.ref: record.nbytes}
 
 
 def parse(text: str) -> Retention:
-    """Retention from text such as `last:2 best:3:val_loss:min every:10epochs within:24hours tagged`."""
-    parts = [_parse_part(word) for word in text.split()]
-    if not parts:
+    """Retention from text such as `last:2 best:3:val_loss:min every:10epochs within:24hours tagged cap:20GB`.
+
+    A cap is for all that stands beside it; parentheses give it less. What holds a space stands in quotes.
+    """
+    words = _words(text)
+    keep = _parse_group(words, inside=False)
+    if keep is None:
         raise InvalidOption("an empty retention would keep nothing: write at least 'last:1'")
-    return Union(tuple(parts)) if len(parts) > 1 else parts[0]
+    return keep
+
+
+def _words(text: str) -> Iterator[str]:
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise InvalidOption(f"{text!r} is not a retention: {error}") from error
+    for word in words:
+        inner = word.strip("()") if word[:1] == "(" or word[-1:] == ")" else word
+        opening, closing = word.partition(inner)[::2] if inner else (word, "")
+        yield from opening
+        if inner:
+            yield inner
+        yield from closing
+
+
+def _parse_group(words: Iterator[str], *, inside: bool) -> Retention | None:
+    """The words up to the closing parenthesis, or the end."""
+    parts: list[Retention] = []
+    cap: str | None = None
+    for word in words:
+        if word == ")":
+            if not inside:
+                raise InvalidOption("a retention has a ')' without '('")
+            return _joined(parts, cap)
+        if word == "(":
+            group = _parse_group(words, inside=True)
+            if group is not None:
+                parts.append(group)
+        elif word.startswith("cap:"):
+            if cap is not None:
+                raise InvalidOption(f"a retention has one cap, found cap:{cap} and {word}")
+            cap = word.removeprefix("cap:")
+        else:
+            parts.append(_parse_part(word))
+    if inside:
+        raise InvalidOption("a retention has a '(' without ')'")
+    return _joined(parts, cap)
+
+
+def _joined(parts: list[Retention], cap: str | None) -> Retention | None:
+    if not parts:
+        if cap is not None:
+            raise InvalidOption(
+                f"cap:{cap} says how much to keep and not what: write for example 'last:9 best:3 cap:{cap}'"
+            )
+        return None
+    keep = parts[0]
+    for part in parts[1:]:
+        keep = keep | part
+    return keep if cap is None else keep.capped(cap)
 
 
 def _parse_part(word: str) -> Retention:
     name, *details = word.split(":")
+    if details[-1:] == ["weights"]:
+        return _parse_part(word.removesuffix(":weights")).weights_only()
     try:
         match name, details:
             case "last", [count]:
@@ -213,10 +164,7 @@ def _parse_part(word: str) -> Retention:
                 return Tagged()
     except ValueError as error:
         raise InvalidOption(f"{word!r} is not a retention: {error}") from error
-    raise InvalidOption(
-        f"{word!r} is not a retention: expected last:N, best:N, best:N:METRIC:min|max, "
-        "every:Nepochs, every:Nsteps, within:Nhours, within:Ndays[:hour|day|week] or tagged"
-    )
+    raise InvalidOption(f"{word!r} is not a retention: {_FORMS}")
 
 
 def _every(span: str) -> Retention:
@@ -234,12 +182,3 @@ def _within(span: str, one_per: Period | None) -> Retention:
             hours, days = (count, 0.0) if unit == "hours" else (0.0, count)
             return Within(hours=hours, days=days, one_per=one_per)
     raise ValueError(f"{span!r} is neither Nhours nor Ndays")
-
-
-def _parts(keep: Retention) -> tuple[Retention, ...]:
-    return keep.parts if isinstance(keep, Union) else (keep,)
-
-
-def _check_count(name: str, count: object) -> None:
-    if type(count) is not int or count < 1:
-        raise InvalidOption(f"{name} keeps 1 checkpoint or more, found {count!r}")

@@ -27,6 +27,7 @@ def run_row(run: RunRecord) -> Row:
         "mode": run.monitor.mode if run.monitor else None,
         "last_start": _text(dict(run.last_start)),
         "tags": _text(dict(run.tags)),
+        "pins": _text(list(run.pins)),
     }
 
 
@@ -42,6 +43,7 @@ def run_from_row(row: sqlite3.Row) -> RunRecord:
         monitor=Monitor(row["monitor"], row["mode"]) if row["monitor"] else None,
         last_start=parsed(row["last_start"]),
         tags=parsed(row["tags"]),
+        pins=tuple(parsed(row["pins"])),
     )
 
 
@@ -63,17 +65,20 @@ def checkpoint_row(record: CheckpointRecord) -> Row:
         "stall_seconds": record.stall_seconds,
         "write_seconds": record.write_seconds,
         "context": _text(dict(record.context)),
+        "full_digest": record.full_digest,
     }
 
 
-def checkpoint_from_row(row: sqlite3.Row, *, metrics: Mapping[str, float], tags: Sequence[str]) -> CheckpointRecord:
+def checkpoint_from_row(
+    row: sqlite3.Row, *, metrics: Mapping[str, float], tags: Sequence[str], pinned: bool
+) -> CheckpointRecord:
     """The way back, with what other tables know of the checkpoint."""
     fields = dict(row)
     fields["created_at"] = datetime.fromisoformat(fields["created_at"])
     fields["sections"] = tuple(parsed(fields["sections"]))
     fields["context"] = parsed(fields["context"])
     fields["parents"] = tuple(Parent(*each) for each in parsed(fields["parents"]))
-    return CheckpointRecord(**fields, metrics=metrics, tags=tuple(sorted(tags)))
+    return CheckpointRecord(**fields, metrics=metrics, tags=tuple(sorted(tags)), pinned=pinned)
 
 
 def metric_rows(record: CheckpointRecord) -> list[Row]:

@@ -13,6 +13,7 @@ from ckpt_tracker.records import CheckpointRecord, Mode, Monitor, Parent, Plan, 
 from ckpt_tracker.selection import check_monitor, check_tag
 
 if TYPE_CHECKING:
+    from ckpt_tracker.history import Entry
     from ckpt_tracker.retention import Retention
     from ckpt_tracker.run_writer import AfterSave, Capture, RunWriter
     from ckpt_tracker.store import Store
@@ -80,6 +81,7 @@ class Run:
         metrics: Mapping[str, float],
         reason: str | None = None,
         context: Mapping[str, Any] | None = None,
+        kind: str = "training",
         then: AfterSave | None = None,
     ) -> Checkpoint:
         """The second half of `save`; `then` is called in the background once the checkpoint is durable."""
@@ -94,6 +96,7 @@ class Run:
             nbytes=0,
             stored_bytes=0,
             sections=(),
+            kind=kind,
             reason=reason,
             context=context or {},
         )
@@ -161,13 +164,52 @@ class Run:
         self._drain()
         return self._store.plan(keep, runs=[self.name], now=now)
 
-    def tag(self, tag: str, checkpoint: Checkpoint | None = None) -> None:
-        """Names a checkpoint (the newest, unless one is given): retention keeps it, and `RUN@TAG` finds it."""
+    def tag(self, tag: str, checkpoint: Checkpoint | None = None) -> int | None:
+        """Names a checkpoint (the newest, unless one is given): retention keeps it, and `RUN@TAG` finds it.
+
+        A name that another one has moves, and its version is returned. Raises CheckpointGone.
+        """
+        from ckpt_tracker import keeping
+
         check_tag(tag)
+        return keeping.tag(self._store, self._own(checkpoint), tag)
+
+    def untag(self, tag: str) -> int:
+        """Takes a name away; returns the version that had it. Raises CheckpointNotFound."""
+        from ckpt_tracker import keeping
+
+        return keeping.untag(self._store, self.name, tag)
+
+    def pin(self, checkpoint: Checkpoint | None = None) -> bool:
+        """Has retention keep a checkpoint (the newest, unless one is given); False where it is pinned already."""
+        from ckpt_tracker import keeping
+
+        return keeping.pin(self._store, self._own(checkpoint))
+
+    def unpin(self, checkpoint: Checkpoint | None = None) -> bool:
+        """Leaves a pinned checkpoint to retention again; False where it is not pinned."""
+        from ckpt_tracker import keeping
+
+        return keeping.unpin(self._store, self._own(checkpoint))
+
+    def history(self) -> list[Entry]:
+        """What was saved, evicted, removed, restored, tagged and pinned, oldest first, as far as the events tell."""
+        from ckpt_tracker import history
+
+        self._drain()
+        return history.of_run(self._store, self.name)
+
+    def tags_at(self, moment: datetime) -> dict[str, int]:
+        """Where each tag stood at a moment (with its zone): tag → version."""
+        from ckpt_tracker import history
+
+        return history.tags_at(self._store, self.name, moment)
+
+    def _own(self, checkpoint: Checkpoint | None) -> CheckpointRecord:
         chosen = checkpoint or self.last()
         if chosen.run != self.name:
-            raise InvalidOption(f"{chosen.ref} is not of run {self.name!r}: tag it there")
-        self._store.record_event(self.name, "tag", tag=tag, version=chosen.version)
+            raise InvalidOption(f"{chosen.ref} is not of run {self.name!r}: ask that run")
+        return chosen.record
 
     def _drain(self) -> None:
         if self._writer is not None:

@@ -19,7 +19,7 @@ from ckpt_tracker import manifest as manifests
 from ckpt_tracker.errors import CkptTrackerError, RunBusy, StoreFull
 from ckpt_tracker.events import EventLog
 from ckpt_tracker.filesystem import FileLock, naming_full_disk
-from ckpt_tracker.formats import versions
+from ckpt_tracker.formats import file_name, versions
 from ckpt_tracker.objects import ObjectWriter, WrittenTensors
 from ckpt_tracker.records import CheckpointRecord, Parent
 from ckpt_tracker.staging import CapturedState, StagingBuffer
@@ -51,14 +51,19 @@ class RunWriter:
         self._run = run
         self._folder = store.layout.manifests(run)
         self._lock = FileLock(store.layout.run(run) / "lock")
-        self._take_lock()
+        with naming_full_disk(store.path):
+            self._take_lock()
         self._writer = BackgroundWriter(f"ckpt_tracker {run}")
         self._staging = StagingBuffer()
         self._held: Capture | None = None
         self._objects = ObjectWriter(store.objects)
-        removed = EventLog(store.layout.events(run)).state().newest_removed
-        self._version = max([removed, *versions(self._folder)])
+        self._log = EventLog(store.layout.events(run), tmp=store.layout.tmp)
+        self._saved = 0
+        self._version = max([self._log.state().newest, *versions(self._folder), *versions(store.layout.trash / run)])
         self.parent: Parent | None = None
+        self._remembered: int | None = None
+        self._remembered_as: tuple[int, int] | None = None
+        store.layout.settle(run)
         self._remember_newest()
 
     def capture(self, state: Mapping[str, object]) -> Capture:
@@ -100,6 +105,7 @@ class RunWriter:
     def close(self, timeout: float | None = None) -> list[str]:
         """Waits for what is queued, gives the lock back; returns what is not durable after `timeout` seconds."""
         late = self._writer.close(timeout)
+        self._tell_newest()
         self._lock.release()
         return late
 
@@ -134,9 +140,18 @@ class RunWriter:
 
     def _make_durable(self, state: CapturedState, record: CheckpointRecord) -> CheckpointRecord:
         with naming_full_disk(self._store.path), self._store.lock.writing():
+            if self._remembered and self._identity(self._remembered) != self._remembered_as:
+                # then its objects may have been deleted, and made again by somebody who did not come to sync them
+                self._objects.remember(())
+            if not self._log.length_file.exists():
+                # so that events that are missing later are missed
+                self._log.append("open")
             written = self._objects.write(state.specs, state.data)
             manifest = self._manifest(state, record, written)
             manifests.publish(manifest, self._folder, tmp=self._store.layout.tmp)
+            self._objects.remember(written.entries)
+            self._remembered = self._saved = record.version
+            self._remembered_as = self._identity(record.version)
         return manifest.record
 
     def _manifest(self, state: CapturedState, record: CheckpointRecord, written: WrittenTensors) -> manifests.Manifest:
@@ -148,16 +163,35 @@ class RunWriter:
             write_seconds=written.write_seconds,
             parents=(self.parent,) if self.parent else (),
         )
-        return manifests.Manifest(complete, state.skeleton, written.entries)
+        return manifests.Manifest(complete, state.skeleton, written.entries, self._log.settle())
+
+    def _tell_newest(self) -> None:
+        """So that a verify knows which manifests there must be. Not in a forked child: the lock is not its own."""
+        if not self._saved or not self._lock.held:
+            return
+        try:
+            self._log.append("close", newest=self._saved)
+        except (CkptTrackerError, OSError) as error:
+            _log.warning("run %s: its events were not told that it is closed: %s", self._run, error)
 
     def _remember_newest(self) -> None:
         """Lets the first save refer to what the run's newest checkpoint stored."""
         for version in reversed(versions(self._folder)):
+            self._remembered_as = self._identity(version)
             try:
                 self._objects.remember(manifests.read(self._folder, version, run=self._run).tensors)
             except CkptTrackerError:
                 continue
+            self._remembered = version
             return
+
+    def _identity(self, version: int) -> tuple[int, int] | None:
+        """Which file a manifest is: retention may put one with fewer sections in its place. None where it is gone."""
+        try:
+            status = (self._folder / file_name(version)).stat()
+        except FileNotFoundError:
+            return None
+        return status.st_ino, status.st_mtime_ns
 
     def _take_lock(self) -> None:
         if not self._lock.acquire(wait=False):

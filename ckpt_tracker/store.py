@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from datetime import datetime, timezone
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker import formats, run_files
+from ckpt_tracker import run_files
 from ckpt_tracker.checkpoint import Checkpoint
+from ckpt_tracker.environment import user
 from ckpt_tracker.errors import (
     CheckpointNotFound,
     CkptTrackerError,
-    InvalidOption,
     StoreReadOnly,
 )
 from ckpt_tracker.filesystem import StoreLock
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
     from ckpt_tracker.objects import ObjectFolder
     from ckpt_tracker.reclaim import Reclaimer
+    from ckpt_tracker.repair import RepairPlan
     from ckpt_tracker.retention import Retention
+    from ckpt_tracker.trash import Trashed
     from ckpt_tracker.verification import Progress
 
 _log = logging.getLogger("ckpt_tracker")
@@ -55,6 +57,8 @@ class Store:
         self.id: str = self.layout.open(create=create)["id"]
         self.read_only = not self.layout.writable
         self.lock = StoreLock(self.layout.locks)
+        self.by = "python"
+        """What the runs' events name as the one who did what is done through this object."""
         self.index = Index(self.layout.index_file(), fill=self._fill)
         self._runs: dict[str, Run] = {}
         self._fill(self.index)
@@ -92,7 +96,12 @@ class Store:
         from ckpt_tracker.objects import ObjectFolder
 
         rest_seconds = _NETWORK_REST_SECONDS if self.layout.on_network else 0.0
-        return ObjectFolder(self.layout.objects, tmp=self.layout.tmp, rest_seconds=rest_seconds)
+        return ObjectFolder(
+            self.layout.objects,
+            tmp=self.layout.tmp,
+            rest_seconds=rest_seconds,
+            quarantine=self.layout.quarantine / "objects",
+        )
 
     # -- runs and checkpoints --------------------------------------------------------------------------------
 
@@ -116,6 +125,8 @@ class Store:
     def find_run(self, name: str) -> Run:
         """The run of that name. Raises CheckpointNotFound, naming the nearest, where there is none."""
         if self.index.run(name) is None:
+            if run_files.exists(self.layout, name):
+                self.run_record(name)  # raises what keeps it out of the index
             hint = nearest(name, (each.name for each in self.index.runs()))
             raise CheckpointNotFound(f"there is no run {name!r} in {self.path}{hint}")
         return self._runs.setdefault(name, Run(self, name))
@@ -131,6 +142,7 @@ class Store:
         version = self._version(wanted)
         record = None if version is None else self.index.checkpoint(run.name, version)
         if record is None:
+            self._raise_damage(run.name, wanted)
             raise CheckpointNotFound(self._missing(reference, wanted))
         return self.checkpoint(record)
 
@@ -143,9 +155,9 @@ class Store:
         return run_files.read(self.layout, name)
 
     def record_event(self, run: str, event: str, **details: Any) -> None:
-        """Appends to the run's events, durably, and brings the index up to date."""
+        """Appends to the run's events, durably, and brings the index up to date. Says by whom."""
         self._check_writable()
-        run_files.events(self.layout, run).append(event, **details)
+        run_files.events(self.layout, run).append(event, **{"by": self.by, "user": user(), **details})
         self.index.put_run(self.run_record(run))
 
     # -- keeping and checking --------------------------------------------------------------------------------
@@ -157,52 +169,63 @@ class Store:
         runs: Iterable[str] | None = None,
         now: datetime | None = None,
     ) -> Plan:
-        """What `keep` decides for each run (all, unless named), with reasons. Nothing is deleted."""
-        from ckpt_tracker import retention
+        """What `keep` decides for each run (all, unless named), with reasons. Nothing is deleted.
 
-        policy = retention.parse(keep) if isinstance(keep, str) else keep
-        moment = now or datetime.now(timezone.utc)
-        names = [run.name for run in self.index.runs()] if runs is None else list(runs)
-        decisions = [
-            decision
-            for name in names
-            for decision in retention.decide(
-                policy.bound_to(self.run_record(name).monitor),
-                self.index.checkpoints(name),
-                now=moment,
-            )
-        ]
-        plan = Plan(tuple(decisions))
-        removed = [(each.run, each.version) for each in plan.removed]
-        return replace(plan, freed_bytes=self._reclaimer.freed_by(removed))
-
-    def apply(self, plan: Plan) -> None:
-        """Moves what the plan doesn't keep to the trash; `gc` frees its space a day later.
-
-        Raises InvalidOption when it would leave a run without any checkpoint: nothing is moved then.
+        A cap is for all of them together.
         """
-        self._check_writable()
-        runs = {each.checkpoint.run for each in plan.decisions}
-        removed = {run: [each.version for each in plan.removed if each.run == run] for run in runs}
-        for run, versions in removed.items():
-            if set(formats.versions(self.layout.manifests(run))) <= set(versions):
-                raise InvalidOption(f"the plan would leave run {run!r} without any checkpoint: keep one at least")
-        for run, versions in sorted(removed.items()):
-            if versions:
-                self._reclaimer.trash(run, versions)
-                self.index.remove(run, versions)
+        from ckpt_tracker import keeping
+
+        return keeping.plan(self, keep, runs=runs, now=now)
+
+    def apply(self, plan: Plan) -> Plan:
+        """Moves what the plan doesn't keep to the trash, where it can be had back; `gc` frees its space a day later.
+
+        Returns what was done: what has been tagged or pinned since the plan was made stays. Raises InvalidOption when
+        it would leave a run without any checkpoint: nothing is moved then.
+        """
+        from ckpt_tracker import keeping
+
+        return keeping.apply(self, plan)
 
     def evict(self, plan: Plan) -> int:
         """Deletes what a tracker's plan doesn't keep, at once and for good; returns the bytes freed."""
-        for run in sorted({each.run for each in plan.removed}):
-            versions = [each.version for each in plan.removed if each.run == run]
-            self._reclaimer.evict(run, versions)
-            self.index.remove(run, versions)
+        from ckpt_tracker import keeping
+
+        keeping.evict(self, plan)
         return self.free()
+
+    def remove(self, *checkpoints: Checkpoint) -> None:
+        """Moves checkpoints to the trash, whatever would keep them.
+
+        Raises InvalidOption for one that is tagged or pinned: nothing is moved then.
+        """
+        from ckpt_tracker import keeping
+
+        keeping.remove(self, [each.record for each in checkpoints])
+
+    def trash(self) -> list[Trashed]:
+        """What was removed by people and can be had back, the last first."""
+        from ckpt_tracker import trash
+
+        return trash.listing(self)
+
+    def undo(self, reference: str | None = None) -> list[Checkpoint]:
+        """Brings back what was removed last, or what `reference` means (`RUN`: what was removed last of it).
+
+        Raises CheckpointNotFound where that is not in the trash.
+        """
+        from ckpt_tracker import trash
+
+        return [self.checkpoint(record) for record in trash.restore(self, reference)]
+
+    def empty_trash(self) -> int:
+        """Deletes all trash for good, and what no checkpoint needs; returns the bytes freed. Waits as `gc` does."""
+        self._check_writable()
+        return self.reclaimer.collect(trash_seconds=0.0)
 
     def free(self) -> int:
         """Deletes what evicted checkpoints alone needed, where that had to be postponed; returns the bytes freed."""
-        return self._reclaimer.free()
+        return self.reclaimer.free()
 
     def free_bytes(self) -> int:
         """Room on the store's file system, for this user."""
@@ -216,11 +239,11 @@ class Store:
         read, because what it needs is not known.
         """
         self._check_writable()
-        return self._reclaimer.collect(dry_run=dry_run)
+        return self.reclaimer.collect(dry_run=dry_run)
 
     def make_room(self) -> int:
         """What a full disk asks for: deletes all trash, and what no checkpoint needs; returns the bytes freed."""
-        return self._reclaimer.collect(trash_seconds=0.0, wait=False)
+        return self.reclaimer.collect(trash_seconds=0.0, wait=False)
 
     def verify(
         self, *, deep: bool = False, runs: Iterable[str] | None = None, progress: Progress | None = None
@@ -228,13 +251,34 @@ class Store:
         """Checks every manifest and the sizes of all objects; with `deep` every byte. Changes nothing."""
         from ckpt_tracker.verification import verify_runs
 
-        names = self.layout.run_names() if runs is None else runs
-        return verify_runs(self.layout, self.objects, names, deep=deep, progress=progress)
+        return verify_runs(self.layout, self.objects, runs, deep=deep, index=self.index, progress=progress)
+
+    def plan_repair(self, *, progress: Progress | None = None) -> RepairPlan:
+        """Verifies every byte, and says what `repair` would do, and what is lost. Changes nothing."""
+        from ckpt_tracker.repair import RepairPlan
+
+        return RepairPlan(self.verify(deep=True, progress=progress))
+
+    def repair(self, plan: RepairPlan) -> int:
+        """Applies the plan, and deletes what no checkpoint needs then; returns the bytes freed.
+
+        Waits until no save is under way. What is damaged goes to `trash/quarantine/`, and stays there. Raises
+        FormatTooNew, StoreReadOnly.
+        """
+        from ckpt_tracker import repair
+
+        self._check_writable()
+        repair.clear_locks(plan, self.layout)
+        with self.lock.sweeping():
+            repair.apply(plan, self.layout, self.objects, self.index)
+        self._fill(self.index)
+        return self.reclaimer.collect(trash_seconds=math.inf)
 
     # -- behind ----------------------------------------------------------------------------------------------
 
     @cached_property
-    def _reclaimer(self) -> Reclaimer:
+    def reclaimer(self) -> Reclaimer:
+        """What deletes. Loaded when first needed."""
         from ckpt_tracker.reclaim import Reclaimer
 
         return Reclaimer(self.layout, self.objects, self.lock)
@@ -256,6 +300,14 @@ class Store:
         if wanted.by == "epoch":
             return self.index.at(wanted.run, epoch=wanted.number)
         return self.index.at(wanted.run, step=wanted.number)
+
+    def _raise_damage(self, run: str, wanted: Reference) -> None:
+        """Of a checkpoint that the index does not have because its manifest can't be read, says why it can't."""
+        from ckpt_tracker import manifest
+
+        if wanted.by == "version" and wanted.number:
+            with contextlib.suppress(CheckpointNotFound):
+                manifest.read(self.layout.manifests(run), wanted.number, run=run)
 
     def _missing(self, reference: str, wanted: Reference) -> str:
         records = self.index.checkpoints(wanted.run)

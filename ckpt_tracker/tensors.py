@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Hashable
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckpt_tracker.errors import Damaged, MissingExtra
@@ -22,8 +22,13 @@ if TYPE_CHECKING:
 
     Bytes = npt.NDArray[np.uint8]
 
-_DTYPE_NAME = re.compile(r"[a-zA-Z0-9_<>|=\[\]]{1,32}")
-_ML_DTYPE = re.compile(r"bfloat16|float[468]_\w+|u?int[124]")
+# NumPy takes far more for a type, expressions among it, and warns of some
+_DTYPE = re.compile(
+    r"bool|u?int(8|16|32|64)|(float|complex)\d{2,3}|longdouble|clongdouble"
+    r"|[<>|=][biufcmMSU]\d{1,10}(\[\d{0,9}[a-zA-Zμ]{1,2}\])?"
+)
+_ML_DTYPE = re.compile(r"bfloat16|float[468]_\w{1,16}|u?int[124]")
+_MOST_DIMENSIONS = 64
 _PLAIN_KINDS = "biufc"
 _OTHER_KINDS = "mMSU"
 
@@ -105,42 +110,51 @@ def kind_named(name: str) -> TensorKind:
     return TorchKind()
 
 
+@lru_cache(maxsize=256)
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """The NumPy type of that name. Raises Damaged for one that can't be in a checkpoint."""
     import numpy as np
 
-    if not _DTYPE_NAME.fullmatch(name):
-        raise Damaged(f"{name!r} is not a tensor type")
-    try:
-        dtype = np.dtype(name)
-    except TypeError:
+    if _ML_DTYPE.fullmatch(name):
         return _ml_dtype(name)
-    if dtype.kind in _PLAIN_KINDS + _OTHER_KINDS or dtype.type.__module__.split(".")[0] == "ml_dtypes":
-        return dtype
-    raise Damaged(f"{name!r} is not a type of plain tensors")
+    if not _DTYPE.fullmatch(name):
+        raise Damaged(f"{name[:60]!r} is not a type of plain tensors")
+    try:
+        return np.dtype(name)
+    except (TypeError, ValueError) as error:
+        raise Damaged(f"{name!r} is not a tensor type that NumPy knows") from error
 
 
 def itemsize_fits(spec: TensorSpec) -> bool:
     """The shape and type take exactly the bytes that the spec declares: checked before anything is allocated."""
-    elements = 1
+    if len(spec.shape) > _MOST_DIMENSIONS:
+        return False
+    # also a shape without elements must be one that NumPy and torch can hold
+    extent = _itemsize(spec.dtype)
     for length in spec.shape:
-        elements *= length
-    size = _torch_only_itemsize(spec.dtype) or numpy_dtype(spec.dtype).itemsize
-    return elements * size == spec.nbytes
+        extent *= length or 1
+        if extent >= 2**63:
+            return False
+    return spec.nbytes == (0 if 0 in spec.shape else extent)
+
+
+@lru_cache(maxsize=256)
+def _itemsize(name: str) -> int:
+    if not isinstance(name, str):
+        raise Damaged(f"{name!r} is not a tensor type")
+    return _torch_only_itemsize(name) or numpy_dtype(name).itemsize
 
 
 def _torch_only_itemsize(name: str) -> int | None:
     """Types that NumPy lacks, so that checking a manifest needs neither torch nor ml_dtypes."""
     if name.startswith("float8"):
         return 1
-    return {"bfloat16": 2, "complex32": 4}.get(name)
+    return {"bfloat16": 2, "complex32": 4, "float4_e2m1fn_x2": 1}.get(name)
 
 
 def _ml_dtype(name: str) -> np.dtype[Any]:
     import numpy as np
 
-    if not _ML_DTYPE.fullmatch(name):
-        raise Damaged(f"{name!r} is not a type of plain tensors")
     try:
         import ml_dtypes
     except ImportError as error:

@@ -53,9 +53,7 @@ class TorchKind:
 
     def build(self, spec: TensorSpec, data: Bytes) -> torch.Tensor:
         """A tensor over `data` itself, on the CPU."""
-        dtype = getattr(torch, spec.dtype, None)
-        if not isinstance(dtype, torch.dtype):
-            raise Damaged(f"torch {torch.__version__} has no tensor type {spec.dtype!r}")
+        dtype = _dtype_named(spec.dtype)
         if spec.nbytes == 0:
             tensor = torch.empty(spec.shape, dtype=dtype)
         else:
@@ -79,12 +77,20 @@ def encode_value(value: object) -> dict[str, Any] | None:
 def decode_value(tag: str, body: Any) -> object:
     """What `encode_value` made JSON of."""
     if tag == "$size":
+        # torch takes any integer, and fails when it is asked for it
+        if not all(type(each) is int and abs(each) < 2**63 for each in body):
+            raise Damaged("a size of the tree is none")
         return torch.Size(body)
     if tag == "$device":
-        return torch.device(body)
-    dtype = getattr(torch, str(body), None)
+        return torch.device(str(body))
+    return _dtype_named(str(body))
+
+
+def _dtype_named(name: str) -> torch.dtype:
+    # not getattr: torch loads modules of its own for some names
+    dtype = vars(torch).get(name)
     if not isinstance(dtype, torch.dtype):
-        raise Damaged(f"torch {torch.__version__} has no tensor type {body!r}")
+        raise Damaged(f"torch {torch.__version__} has no tensor type {name[:60]!r}")
     return dtype
 
 

@@ -17,28 +17,26 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ckpt_tracker import guard, options, resuming
+from ckpt_tracker import guard, options, resuming, trial
 from ckpt_tracker.checkpoint import Checkpoint
-from ckpt_tracker.errors import CheckpointWarning, CkptTrackerError, RunBusy, add_note
+from ckpt_tracker.errors import CheckpointWarning, CkptTrackerError, RunBusy, SaveFailed, add_note
 from ckpt_tracker.jsonfile import plain
-from ckpt_tracker.records import CheckpointRecord, Plan
-from ckpt_tracker.retention import decide
+from ckpt_tracker.keeping import TRACKER
 from ckpt_tracker.run import Run, as_number
 from ckpt_tracker.run_writer import Capture
 from ckpt_tracker.selection import check_run_name
 from ckpt_tracker.signals import SignalWatch
 from ckpt_tracker.store import Store
 from ckpt_tracker.triggers import Schedule
+from ckpt_tracker.upkeep import Upkeep
+from ckpt_tracker.writer import EXIT_SECONDS
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ckpt_tracker.options import TrackerOptions
-
-_CLOSE_SECONDS = 600.0
 
 
 class Tracker:
@@ -78,6 +76,7 @@ class Tracker:
         self._begun = False
         self._warned: set[str] = set()
         self._newest: Checkpoint | None = None
+        self._upkeep: Upkeep | None = None
 
     # -- from begin to close ---------------------------------------------------------------------------------
 
@@ -90,7 +89,7 @@ class Tracker:
     def store(self) -> Store:
         """The store; opened when first asked for."""
         if self._store is None:
-            given = self._given_store
+            given = trial.folder() or self._given_store
             self._store = given if isinstance(given, Store) else Store(given)
         return self._store
 
@@ -99,7 +98,7 @@ class Tracker:
         """The run; named and started when first asked for."""
         if self._run is None:
             if self.name is None:
-                self.name = resuming.fresh_name()
+                self.name = trial.RUN if trial.folder() else resuming.fresh_name()
             return self.store.run(self.name, self._config, unnamed=self._given_run is None)
         return self._run
 
@@ -118,6 +117,7 @@ class Tracker:
         self._take_over(run)
         run.writer()
         self._run, self._thread = run, threading.get_ident()
+        self._upkeep = Upkeep(self.store, self.options.keep)
         Tracker._active[self._key(run)] = self
         try:
             resumed = None if self._begun else self._resume(run)
@@ -204,6 +204,7 @@ class Tracker:
                 f"(there are: {', '.join(sorted(numbers)) or 'none'}): such checkpoints are kept, and not ranked",
             )
         self.schedule.saved(step=step)
+        trial.collect(capture, run=self.run.name, epoch=epoch, step=step)
         self._newest = newest = self.run.submit(
             capture,
             epoch=epoch,
@@ -211,7 +212,7 @@ class Tracker:
             metrics=numbers,
             reason=reason,
             context=plain(self.context),
-            then=self._retain,
+            then=self._upkeep,
         )
         if leave and self.interruption:
             self._facing_errors(newest.wait)
@@ -227,19 +228,23 @@ class Tracker:
         run = self._run
         if run is None:
             return
+        late: list[str] = []
         try:
-            run.writer().drain()
+            late = run.writer().drain(EXIT_SECONDS)
+            if late:
+                raise SaveFailed(f"{', '.join(late)}: not durable, and still being written after {EXIT_SECONDS:g} s")
             self._facing_errors(run.writer().raise_pending)
             if self.options.on_error == "warn" and self._newest is not None and error is None:
-                self._newest.wait(_CLOSE_SECONDS)
+                self._newest.wait()
             if finished:
-                self.store.record_event(run.name, "finish")
+                self.store.record_event(run.name, "finish", by=TRACKER)
+            self.store.free()
         except CkptTrackerError as failed:
             if error is None:
                 raise
             add_note(error, f"ckpt_tracker: {failed}")
         finally:
-            self._release()
+            self._release(wait=0.0 if late else EXIT_SECONDS)
 
     def warn_once(self, key: str, message: str) -> None:
         """Warns (CheckpointWarning) the first time it is called with that key."""
@@ -249,13 +254,13 @@ class Tracker:
 
     # -- behind ----------------------------------------------------------------------------------------------
 
-    def _release(self) -> None:
+    def _release(self, *, wait: float = EXIT_SECONDS) -> None:
         run, self._run = self._run, None
         if run is None:
             return
         Tracker._active.pop(self._key(run), None)
         try:
-            run.close(_CLOSE_SECONDS)
+            run.close(wait)
         finally:
             self.signals.stop()
             if self._store is not None and self._store is not self._given_store:
@@ -283,20 +288,9 @@ class Tracker:
         if resumed is not None:
             start = replace(start, resumed_from=resumed.ref, overrides=self.options.overrides)
             guard.show(start.changes_since(run.record), ref=resumed.ref)
-        self.store.record_event(run.name, "start", **start.details())
+        self.store.record_event(run.name, "start", **start.details(), keep=str(self.options.keep), by=TRACKER)
         self.continue_from(resumed)
         return resumed
-
-    def _retain(self, newest: CheckpointRecord) -> None:
-        """Runs in the background once `newest` is durable, which is always kept: there must be one to resume from."""
-        records = self.store.index.checkpoints(newest.run)
-        decisions = tuple(
-            replace(each, keep=True, reasons=(*each.reasons, "newest"))
-            if each.checkpoint.version >= newest.version
-            else each
-            for each in decide(self.options.keep, records, now=datetime.now(timezone.utc))
-        )
-        self.store.evict(Plan(decisions))
 
     def _numbers(self, metrics: Mapping[str, Any]) -> dict[str, float]:
         numbers = {}

@@ -9,18 +9,21 @@ its path.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any
 
 from ckpt_tracker.containers import PAIRS, form_of, form_tagged
 from ckpt_tracker.errors import CkptTrackerError, Damaged, UnstorableLeaf
+from ckpt_tracker.jsonfile import dump
 from ckpt_tracker.leaves import class_name, decode_leaf, encode_leaf
 from ckpt_tracker.records import TensorSpec
-from ckpt_tracker.tensors import TensorKind, kind_of
+from ckpt_tracker.tensors import TensorKind, itemsize_fits, kind_of
 
 Json = Any
 _MAX_DEPTH = 48
 """Containers inside each other. Each takes up to 5 levels of JSON, and orjson writes 254."""
+_LONG_KEY = 1000
+_LONG_PATH = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +58,8 @@ def decode(skeleton: Json, tensor: Callable[[int], object]) -> Any:
         return _Decoder(tensor).decode(skeleton)
     except CkptTrackerError:
         raise
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+    # RuntimeError is what torch raises for a device or a size that can't be
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise Damaged(f"the checkpoint's tree is not one that was saved: {error}") from error
 
 
@@ -65,9 +69,55 @@ def replace_tensors(skeleton: Json, replacement: Callable[[int], Json]) -> Json:
         return [replace_tensors(each, replacement) for each in skeleton]
     if not isinstance(skeleton, dict):
         return skeleton
-    if "$tensor" in skeleton:
+    if "$tensor" in skeleton and len(skeleton) == 1:
         return replacement(skeleton["$tensor"])
     return {key: replace_tensors(each, replacement) for key, each in skeleton.items()}
+
+
+def leaves(skeleton: Json, path: str = "") -> Iterator[tuple[str, Json]]:
+    """Every leaf with its path (`model.fc.weight`); a tensor is `{"$tensor": index}`, an empty container a leaf."""
+    members = _members(skeleton)
+    if members is None:
+        yield path, skeleton
+        return
+    for step, each in members:
+        yield from leaves(each, path + step if path else step.removeprefix("."))
+
+
+def tensor_paths(skeleton: Json, path: str = "") -> Iterator[tuple[int, str]]:
+    """The index of every tensor, with its path, which is cut short where it is long: names may come from anybody."""
+    if isinstance(skeleton, dict) and "$tensor" in skeleton:
+        yield skeleton["$tensor"], path
+        return
+    for step, each in _members(skeleton) or ():
+        if isinstance(each, (dict, list)):
+            yield from tensor_paths(each, _shortened(path + step if path else step.removeprefix(".")))
+
+
+def _members(skeleton: Json) -> Iterator[tuple[str, Json]] | None:
+    """What is in a container, each with what it adds to the path; None for a leaf."""
+    if not isinstance(skeleton, (dict, list)) or not skeleton:
+        return None
+    if isinstance(skeleton, list):
+        return ((f"[{index}]", each) for index, each in enumerate(skeleton))
+    tag = next(iter(skeleton))
+    if tag in _PAIRS:
+        pairs = skeleton[tag] if _PAIRS[tag] is None else skeleton[tag][_PAIRS[tag]]
+        return ((f"[{dump(name).decode()}]", each) for name, each in pairs)
+    if form_tagged(tag) is not None:
+        return iter([("", skeleton[tag][_BODIES[tag]] if tag in _BODIES else skeleton[tag])])
+    if tag.startswith("$"):
+        return None
+    return ((f".{key}", each) for key, each in skeleton.items())
+
+
+def _shortened(path: str) -> str:
+    return path if len(path) <= _LONG_PATH else f"{path[: _LONG_PATH // 2]}…{path[-_LONG_PATH // 2 :]}"
+
+
+# where in the body of a form its members are
+_BODIES = {"$odict": 0, "$deque": 1, "$namedtuple": 1, "$dataclass": 1, "$dictclass": 1}
+_PAIRS = {"$dict": None, "$counter": None, "$defaultdict": 1}
 
 
 class _Encoder:
@@ -89,7 +139,7 @@ class _Encoder:
 
     def items(self, value: Mapping[Any, Any], path: str) -> Json:
         # isprintable also keeps lone surrogates out, which are no UTF-8
-        if all(type(key) is str and key[:1] != "$" and key.isprintable() for key in value):
+        if all(type(key) is str and key[:1] != "$" and key.isprintable() and len(key) <= _LONG_KEY for key in value):
             above = f"{path}." if path else ""
             return {key: self.encode(each, above + key) for key, each in value.items()}
         return {PAIRS.tag: self.pairs(value, path)}
@@ -123,7 +173,9 @@ class _Encoder:
     def _tensor(self, kind: TensorKind, tensor: Any, path: str) -> int:
         try:
             spec = kind.describe(tensor)
-        except TypeError as error:
+            if not itemsize_fits(spec):
+                raise TypeError(f"a {spec.dtype} tensor of shape {list(spec.shape)} and {spec.nbytes} bytes")
+        except (TypeError, Damaged) as error:
             message = f"{path or 'the state'} is {error}, which a checkpoint can't hold: save a dense copy"
             raise UnstorableLeaf(message) from error
         identity = kind.identity(tensor)
@@ -158,11 +210,26 @@ class _Decoder:
             return [self.decode(each) for each in form]
         tag = next(iter(form), "")
         if not tag.startswith("$"):
-            return {key: self.decode(each) for key, each in form.items()}
+            return {_key(key): self.decode(each) for key, each in form.items()}
+        if len(form) > 1:
+            raise Damaged(f"the checkpoint's tree has a form {tag[:60]!r} with other members beside it")
         if tag == "$tensor":
-            return self._tensor(form[tag])
+            return self._tensor(_index(form[tag]))
         known = form_tagged(tag)
         return decode_leaf(tag, form[tag]) if known is None else known.decode(self, form[tag])
+
+
+def _key(key: str) -> str:
+    if key[:1] == "$" or len(key) > _LONG_KEY:
+        raise Damaged(f"the checkpoint's tree has a member {key[:60]!r}, which is not one that was saved")
+    return key
+
+
+def _index(body: Json) -> int:
+    # Python would take -1 for the last one
+    if type(body) is not int or body < 0:
+        raise Damaged("the checkpoint's tree refers to a tensor by something that is no index")
+    return body
 
 
 def _refusal(value: object, path: str) -> str:

@@ -1,7 +1,7 @@
 """State of the other callbacks of a fit. Keras' own and the user's keep it in plain attributes.
 
 Of Keras' callbacks the attributes that are state are listed here: the rest is arguments, open files and paths.
-Of anybody else's, every attribute is state that has changed since training began.
+Of anybody else's, every attribute is state that has changed since training began, or that holds variables.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from ckpt_tracker.errors import CheckpointWarning, UnstorableLeaf
-from ckpt_tracker.integrations._keras_values import Changes, NoState, pack, unpack
+from ckpt_tracker.integrations._keras_values import Changes, NoState, holds_variables, pack, unpack
 from ckpt_tracker.tree import encode
 
 _BATCHES = ("_batches_seen_since_last_saving", "_last_batch_seen")
@@ -46,29 +46,39 @@ class CallbackStates:
         """The attributes of that callback that training has changed."""
         return next((self._changes[name].changed for name, each in self._callbacks.items() if each is callback), ())
 
-    def capture(self, *, apart_from: Collection[int] = ()) -> dict[str, dict[str, Any]]:
+    def capture(self, *, apart_from: Collection[int] = (), inside: bool = False) -> dict[str, dict[str, Any]]:
         """Attributes by callback and name. What can't be stored is left out, and said once.
 
-        `apart_from`: the ids of variables that are stored elsewhere.
+        `apart_from`: the ids of variables that are stored elsewhere. What is different `inside` an epoch may be as it
+        was when it ends, and doesn't count as changed for that.
         """
         left_out: list[str] = []
         states = {}
         for name, callback in self._callbacks.items():
             listed, changes = _listed(callback), self._changes[name]
             state = self._capture_one(name, left_out, apart_from)
-            states[name] = {each: value for each, value in state.items() if each in listed or changes.has(each, value)}
+            states[name] = {
+                each: value
+                for each, value in state.items()
+                if _always(each, value, listed) or (changes.differs if inside else changes.has)(each, value)
+            }
         self._warn([each for each in left_out if each not in self._warned])
         return {name: state for name, state in states.items() if state}
 
-    def restore(self, states: Mapping[str, Mapping[str, Any]]) -> None:
+    def all_changed(self) -> dict[str, list[str]]:
+        """What counts as changed, by callback."""
+        return {name: sorted(changes.changed) for name, changes in self._changes.items() if changes.changed}
+
+    def restore(self, states: Mapping[str, Mapping[str, Any]], *, changed: Mapping[str, Collection[str]]) -> None:
         """Sets the attributes again; after the callbacks' own `on_train_begin`, which resets them.
 
-        Callbacks that the script has no more are passed over.
+        Callbacks that the script has no more are passed over. `changed`: what counts as changed since training began.
         """
         lost: list[str] = []
         for name in states.keys() & self._callbacks.keys():
-            attributes = vars(self._callbacks[name])
-            self._changes[name].changed.update(states[name])
+            attributes, listed = vars(self._callbacks[name]), _listed(self._callbacks[name])
+            kept = {each for each, value in states[name].items() if _always(each, value, listed)}
+            self._changes[name].changed.update(set(changed.get(name, ())) - kept)
             for attribute, stored in states[name].items():
                 try:
                     attributes[attribute] = unpack(stored, attributes.get(attribute))
@@ -124,6 +134,11 @@ def _attributes(callback: Any) -> list[str]:
     if _is_keras(type(callback)):
         return [name for name in listed if name in vars(callback)]
     return [name for name in vars(callback) if name in listed or name not in _OF_KERAS]
+
+
+def _always(attribute: str, packed: object, listed: Collection[str]) -> bool:
+    """Whether it is state in any case, and need not have changed."""
+    return attribute in listed or holds_variables(packed)
 
 
 def _listed(callback: Any) -> list[str]:

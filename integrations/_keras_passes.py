@@ -6,13 +6,13 @@ alone. Keras makes one or two iterators an epoch, so they are counted.
 
 from __future__ import annotations
 
-import sys
 import weakref
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ckpt_tracker.integrations._keras_pipeline import cached, draws_in_parallel, generators, seeds
+
 _made: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-_SHUFFLE, _CACHE = "_ShuffleDataset", "CacheDataset"
 
 
 class Passes:
@@ -21,6 +21,9 @@ class Passes:
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
         self.counted = False
+        self.seeds = seeds(dataset)
+        self.in_parallel = draws_in_parallel(dataset)
+        self._generators = generators(dataset)
 
     def count_in(self, epoch_iterator: Any) -> None:
         """Counts what Keras makes from now on: in the one place each backend takes its iterators from."""
@@ -33,37 +36,31 @@ class Passes:
                 self.counted = True
                 return
 
-    def capture(self) -> dict[str, Any]:
-        """How many there were, and the seeds that their orders follow from."""
-        return {"passes": _made.get(self.dataset, 0), "seeds": self.seeds()}
+    def capture(self, *, complete: bool = False) -> dict[str, Any]:
+        """How many there were, the seeds that their orders follow from, and the state of their generators."""
+        state = {"passes": _made.get(self.dataset, 0), "seeds": self.seeds}
+        return {**state, "generators": [each.numpy() for each in self._generators]} if self._generators else state
 
-    def restore(self, state: Mapping[str, Any]) -> bool:
+    def restore(self, state: Mapping[str, Any], *, complete: bool = False) -> bool:
         """Makes as many again. False when the order can't be the same: too many were made, or the seeds differ."""
         first = _made.get(self.dataset, 0)
         for number in range(first, state["passes"]):
             iterator = iter(self.dataset)
-            if number == 0 and self._cached():
+            if number == 0 and cached(self.dataset):
                 # what comes first out of a shuffle in front of a cache is what stays in it
                 for _ in iterator:
                     pass
         _made[self.dataset] = max(first, state["passes"])
-        return bool(first <= state["passes"] and self.seeds() == state["seeds"])
+        stored = state.get("generators", [])
+        for variable, array in zip(self._generators, stored, strict=False):
+            variable.assign(array)
+        same = self.seeds == state["seeds"] and len(stored) == len(self._generators)
+        return bool(same and first <= state["passes"])
 
-    def seeds(self) -> list[list[int]] | None:
-        """Two numbers for each shuffle of the pipeline, both 0 where it has no seed. None where that is hidden."""
-        try:
-            return [
-                [int(step._seed), int(step._seed2)] for step in _steps(self.dataset) if type(step).__name__ == _SHUFFLE
-            ]
-        except AttributeError:
-            return None
-
+    @property
     def seeded(self) -> bool:
-        """Every shuffle of the pipeline has a seed."""
-        return [0, 0] not in (self.seeds() or [])
-
-    def _cached(self) -> bool:
-        return any(type(step).__name__ == _CACHE for step in _steps(self.dataset))
+        """Whatever draws by a seed has one."""
+        return [0, 0] not in (self.seeds or [])
 
 
 class _Counted:
@@ -79,16 +76,3 @@ class _Counted:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._dataset, name)
-
-
-def is_tf_dataset(data: object) -> bool:
-    """Imports nothing: where TensorFlow isn't loaded there are none."""
-    tensorflow = sys.modules.get("tensorflow")
-    return tensorflow is not None and isinstance(data, tensorflow.data.Dataset)
-
-
-def _steps(dataset: Any) -> Iterator[Any]:
-    """The data set and everything that it is made from."""
-    yield dataset
-    for each in dataset._inputs():
-        yield from _steps(each)

@@ -6,8 +6,9 @@ that `keras.random` falls back on, and TensorFlow's eager and global generators.
 
 from __future__ import annotations
 
+import random
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -15,32 +16,44 @@ import numpy as np
 
 from ckpt_tracker.errors import MissingExtra
 from ckpt_tracker.integrations import _random
+from ckpt_tracker.integrations._keras_pipeline import seeded_draws
+from ckpt_tracker.integrations._keras_values import fingerprint
 
 _GENERATOR = "global_seed_generator"
-_HIDDEN_DRAWS = {
-    *("RandomUniform", "RandomUniformInt", "RandomStandardNormal", "TruncatedNormal", "RandomShuffle"),
-    *("RandomGamma", "RandomPoisson", "RandomPoissonV2", "Multinomial", "ParameterizedTruncatedNormal"),
-}
 
 
 def capture() -> dict[str, Any]:
     """All random states that the training may have used up to now."""
-    generator = _global_state().get_global_attribute(_GENERATOR)
     state: dict[str, Any] = _random.capture()
-    state["keras"] = None if generator is None else keras.ops.convert_to_numpy(generator.state)
+    state["keras"] = _capture_keras()
     state["tensorflow"] = _capture_tensorflow()
     return state
 
 
 def restore(state: dict[str, Any]) -> None:
-    """Puts all of them back."""
+    """Puts all of them back, but those that the state does not name."""
     _restore_tensorflow(state["tensorflow"])
-    generator = None
-    if state["keras"] is not None:
-        generator = keras.random.SeedGenerator(0)
-        generator.state.assign(state["keras"])
-    _global_state().set_global_attribute(_GENERATOR, generator)
+    if "keras" in state:
+        _restore_keras(state["keras"])
     _random.restore({name: each for name, each in state.items() if name not in ("keras", "tensorflow")})
+
+
+def moved_by(draw: Callable[[], object]) -> frozenset[str]:
+    """Which of Python's, NumPy's, torch's and Keras' random states that moves; all of them are put back."""
+    torch = sys.modules.get("torch")
+    doors: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+        "python": (random.getstate, random.setstate),
+        "numpy": (np.random.get_state, np.random.set_state),
+        "keras": (_capture_keras, _restore_keras),
+        **({} if torch is None else {"torch": (torch.get_rng_state, torch.set_rng_state)}),
+    }
+    before = {name: get() for name, (get, _) in doors.items()}
+    try:
+        draw()
+        return frozenset(name for name, (get, _) in doors.items() if fingerprint(get()) != fingerprint(before[name]))
+    finally:
+        for name, (_, put) in doors.items():
+            put(before[name])
 
 
 def limits(model: Any) -> list[str]:
@@ -48,28 +61,13 @@ def limits(model: Any) -> list[str]:
     closure = getattr(getattr(model, "train_function", None), "__closure__", None) or ()
     listings = [getattr(cell.cell_contents, "_list_all_concrete_functions", None) for cell in closure]
     graphs = [each.graph for listing in listings if listing is not None for each in listing()]
-    drawing = sorted(_HIDDEN_DRAWS & _operations(graphs))
+    drawing = sorted(seeded_draws(graphs))
     if not drawing:
         return []
     return [
         f"the training step draws from tf.random ({', '.join(drawing)}), whose state can't be restored, so a "
         "continued training draws other numbers: use keras.random, with a SeedGenerator that the model holds"
     ]
-
-
-def _operations(graphs: Iterable[Any]) -> set[str]:
-    """The types of all operations in TensorFlow graphs, and in the functions that they call."""
-    waiting = list(graphs)
-    seen: set[int] = set()
-    found: set[str] = set()
-    while waiting:
-        graph = waiting.pop()
-        if id(graph) not in seen:
-            seen.add(id(graph))
-            found.update(operation.type for operation in graph.get_operations())
-            called = getattr(graph, "_functions", {}).values()
-            waiting += [each.graph for each in called if getattr(each, "graph", None) is not None]
-    return found
 
 
 def _global_state() -> Any:
@@ -81,6 +79,22 @@ def _global_state() -> Any:
             "that its state can't be saved: use a version of Keras that this ckpt_tracker was tested with"
         ) from error
     return global_state
+
+
+def _capture_keras() -> Any:
+    generator = _global_state().get_global_attribute(_GENERATOR)
+    return None if generator is None else np.array(keras.ops.convert_to_numpy(generator.state))
+
+
+def _restore_keras(state: Any) -> None:
+    generator = _global_state().get_global_attribute(_GENERATOR)
+    if state is None:
+        generator = None
+    else:
+        # a compiled step holds on to the one that there is
+        generator = generator or keras.random.SeedGenerator(0)
+        generator.state.assign(state)
+    _global_state().set_global_attribute(_GENERATOR, generator)
 
 
 def _capture_tensorflow() -> dict[str, Any] | None:

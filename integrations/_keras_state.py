@@ -1,8 +1,4 @@
-"""A Keras model and its optimizers as sections of a checkpoint, and back.
-
-Variables are stored by path. Keras numbers its layers anew for each model of a process (`dense`, `dense_1`, …), so
-where the paths differ a variable is found by its position.
-"""
+"""A Keras model and its optimizers as sections of a checkpoint, and back. Variables are stored by path."""
 
 from __future__ import annotations
 
@@ -11,17 +7,13 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any
 
 import keras
-import numpy as np
 
 from ckpt_tracker.errors import StateMismatch
+from ckpt_tracker.integrations._keras_match import Array, match, unique
 from ckpt_tracker.integrations._keras_values import as_numpy, quietly
-
-Array = np.ndarray[Any, Any]
-_SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -79,7 +71,7 @@ class ModelState:
         matched = [
             pair
             for section in {**stored, **live}
-            for pair in _match(section, stored.get(section, {}), live.get(section, []), ref)
+            for pair in match(section, stored.get(section, {}), live.get(section, []), ref)
         ]
         for variable, array in matched:
             variable.assign(array)
@@ -93,6 +85,42 @@ class ModelState:
         values = (each.value if isinstance(each, keras.Variable) else each for each in done)
         return max((int(as_numpy(each)) for each in values), default=0)
 
+    def inner_optimizers(self) -> list[Any]:
+        """The optimizers, without those that only scale the loss."""
+        return [_inner(each) for _, each in self._optimizers()]
+
+    def applications(self) -> int:
+        """Gradients that an optimizer was given; several are one step where they are accumulated."""
+        counters = (getattr(each, "_iterations", each.iterations) for each in self.inner_optimizers())
+        return max((int(as_numpy(each.value)) for each in counters), default=0)
+
+    def accumulation(self) -> int:
+        """Batches to an optimizer step."""
+        counts = (getattr(each, "gradient_accumulation_steps", None) for each in self.inner_optimizers())
+        return next(counts, None) or 1
+
+    def synchronize(self) -> None:
+        """Gives the variables their values inside an epoch too, where JAX keeps them elsewhere."""
+        synchronize = getattr(self.model, "jax_state_sync", None)
+        if synchronize is not None:
+            synchronize()
+
+    def metrics(self) -> dict[str, Array]:
+        """What the metrics of the epoch under way have summed up."""
+        return self._section("metrics", self.model.metrics_variables)
+
+    def restore_metrics(self, stored: Mapping[str, Array], *, ref: str) -> None:
+        """Assigns the metrics' variables. Raises StateMismatch."""
+        for variable, array in match("metrics", stored, self.model.metrics_variables, ref):
+            variable.assign(array)
+        self._paths["metrics"] = list(stored)
+
+    def build_metrics(self, batch: Any) -> None:
+        """TensorFlow leaves that to the first batch too, and they are needed before one is trained on."""
+        compiled = getattr(self.model, "_compile_metrics", None), getattr(self.model, "_compile_loss", None)
+        if any(each is not None and not each.built for each in compiled):
+            self.model._symbolic_build(data_batch=batch)
+
     def variable_ids(self) -> frozenset[int]:
         """The ids of everything that the sections hold."""
         held = [optimizer.variables for _, optimizer in self._optimizers()]
@@ -101,7 +129,7 @@ class ModelState:
     def _section(self, name: str, variables: Sequence[Any]) -> dict[str, Array]:
         paths = self._paths.get(name, [])
         if len(paths) != len(variables):
-            paths = self._paths[name] = _unique([each.path for each in variables])
+            paths = self._paths[name] = unique([each.path for each in variables])
         return {path: as_numpy(each.value) for path, each in zip(paths, variables, strict=True)}
 
     def _optimizers(self) -> list[tuple[str, Any]]:
@@ -180,8 +208,12 @@ def _layers(layer: Any) -> list[Any]:
 
 
 def _trained_by(optimizer: Any) -> Sequence[Any]:
-    inner = getattr(optimizer, "inner_optimizer", optimizer)
-    return getattr(inner, "_trainable_variables", None) or ()
+    return getattr(_inner(optimizer), "_trainable_variables", None) or ()
+
+
+def _inner(optimizer: Any) -> Any:
+    """The optimizer that another one scales the loss for."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
 
 
 def _architecture(model: Any) -> str | None:
@@ -199,57 +231,3 @@ def _architecture(model: Any) -> str | None:
 def _without_numbers(architecture: str) -> str:
     """Equal for two models that one script made: without automatic numbers of layers, and drawn seeds."""
     return re.sub(r'"seed": \d+', '"seed": null', re.sub(r'(_\d+)+"', '"', architecture))
-
-
-def _unique(paths: Sequence[str]) -> list[str]:
-    seen: dict[str, int] = {}
-    unique = []
-    for path in paths:
-        seen[path] = seen.get(path, 0) + 1
-        unique.append(path if seen[path] == 1 else f"{path}#{seen[path]}")
-    return unique
-
-
-def _match(section: str, stored: Mapping[str, Array], live: Sequence[Any], ref: str) -> list[tuple[Any, Array]]:
-    paths = _unique([variable.path for variable in live])
-    arrays = [stored[path] for path in paths] if set(paths) == set(stored) else [*stored.values()]
-    if len(arrays) == len(live) and all(map(_fits, live, arrays)):
-        return list(zip(live, arrays, strict=True))
-    raise StateMismatch(
-        f"{ref} does not fit this model's {section} "
-        f"({len(stored)} variables in the checkpoint, {len(live)} here):\n"
-        + "\n".join(_differences(stored, dict(zip(paths, live, strict=True))))
-        + "\nUse the model that made the checkpoint, or another run name for this one"
-    )
-
-
-def _fits(variable: Any, array: Array) -> bool:
-    if tuple(variable.shape) != array.shape:
-        return False
-    dtype = keras.backend.standardize_dtype(variable.dtype)
-    if dtype == array.dtype.name:
-        return True
-    # counters and seeds are of another integer type in each backend
-    whole = "int" in dtype and array.dtype.kind in "iu"
-    return whole and np.array_equal(array.astype(dtype), array)
-
-
-def _differences(stored: Mapping[str, Array], live: Mapping[str, Any]) -> list[str]:
-    if stored.keys() & live.keys():
-        rows = [(path, path) for path in dict.fromkeys([*stored, *live])]
-    else:
-        rows = list(zip_longest(stored, live, fillvalue=""))
-    lines = [
-        f"  checkpoint: {_shown(before, stored)}; here: {_shown(now, live)}"
-        for before, now in rows
-        if not (before in stored and now in live and _fits(live[now], stored[before]))
-    ]
-    more = len(lines) - _SHOWN
-    return lines[:_SHOWN] + ([f"  and {more} more"] if more > 0 else [])
-
-
-def _shown(path: str, variables: Mapping[str, Any]) -> str:
-    if path not in variables:
-        return "nothing"
-    variable = variables[path]
-    return f"{path} {tuple(variable.shape)} {keras.backend.standardize_dtype(variable.dtype)}"

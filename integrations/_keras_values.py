@@ -19,7 +19,7 @@ import keras
 import numpy as np
 from blake3 import blake3
 
-from ckpt_tracker.integrations._keras_passes import is_tf_dataset
+from ckpt_tracker.integrations._keras_pipeline import is_tf_dataset
 from ckpt_tracker.jsonfile import dump_sorted
 from ckpt_tracker.tree import encode
 
@@ -95,9 +95,13 @@ class Changes:
 
     def has(self, name: str, packed: object) -> bool:
         """Whether that attribute has changed, given its value now. Raises UnstorableLeaf."""
-        if name not in self.changed and self._at_begin.get(name) != fingerprint(packed):
+        if self.differs(name, packed):
             self.changed.add(name)
         return name in self.changed
+
+    def differs(self, name: str, packed: object) -> bool:
+        """Whether it has changed, or is only different now. Raises UnstorableLeaf."""
+        return name in self.changed or self._at_begin.get(name) != fingerprint(packed)
 
 
 @contextlib.contextmanager
@@ -115,6 +119,20 @@ def as_numpy(tensor: Any) -> np.ndarray[Any, Any]:
     plain = tensor.device.type == "cpu" and str(tensor.dtype) != "torch.bfloat16"
     array: np.ndarray[Any, Any] = tensor.detach().numpy() if plain else keras.ops.convert_to_numpy(tensor)
     return array
+
+
+def holds_variables(packed: object) -> bool:
+    """Whether a Keras variable, or what has some, is in there: a new process makes it from other random numbers."""
+    if type(packed) is dict and _INSIDE in packed:
+        return type(packed[_INSIDE]) is list
+    if type(packed) is dict:
+        return any(map(holds_variables, packed.values()))
+    return isinstance(packed, (list, tuple)) and any(map(holds_variables, packed))
+
+
+def is_random(value: object) -> bool:
+    """A random generator of NumPy, Python or torch."""
+    return _state_inside(value) is not None
 
 
 def _pack_container(value: Any, apart_from: Collection[int]) -> Any:

@@ -26,6 +26,10 @@ class Moment:
     """The metrics of a validation are among them, or there is no validation at all."""
     inside: bool
     """Inside an epoch, and not at the end of one."""
+    redo: bool = False
+    """Before a validation, which the resumed training begins again."""
+    random: dict[str, Any] | None = None
+    """The random states of that point, where they are others now."""
 
 
 class Validation:
@@ -47,7 +51,7 @@ class Validation:
         self._before = {}
         self._epoch, self._step = trainer.current_epoch, trainer.global_step
 
-    def moment(self, trainer: Any, epoch: int | None, reason: str | None, *, inside: bool) -> Moment:
+    def moment(self, trainer: Any, epoch: int | None, *, inside: bool, reason: str | None = None) -> Moment:
         """This point with the metrics of its epoch; inside the epoch, validation's only if they are of this step."""
         fresh = self._step == trainer.global_step if inside else self._epoch == trainer.current_epoch
         metrics = {
@@ -78,10 +82,13 @@ def monitored(trainer: Any) -> dict[str, Any]:
     return {key: value for key, value in trainer.callback_metrics.items() if key in names}
 
 
-def metric_states(module: Any) -> dict[str, dict[str, Any]]:
+def metric_states(module: Any, *, copied: bool = False) -> dict[str, dict[str, Any]]:
     """What the module's torchmetrics have gathered: its state_dict leaves them out."""
     return {
-        name: {"updates": metric.update_count, "state": dict(metric.metric_state)}
+        name: {
+            "updates": metric.update_count,
+            "state": {key: _copied(value) if copied else value for key, value in metric.metric_state.items()},
+        }
         for name, metric in _metrics(module)
         if metric.update_count
     }
@@ -128,6 +135,10 @@ def _metrics(module: Any) -> list[tuple[str, Any]]:
 
 def _results(trainer: Any) -> list[tuple[str, Any]]:
     return list(getattr(trainer.fit_loop.epoch_loop, "_results", {}).items())
+
+
+def _copied(value: Any) -> Any:
+    return list(value) if isinstance(value, list) else value.clone()
 
 
 def _moved(value: Any, device: Any) -> Any:

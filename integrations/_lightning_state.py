@@ -5,7 +5,7 @@ What Lightning leaves out of its dict, and an exact resume needs, travels in it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ckpt_tracker.checkpoint import Checkpoint
@@ -21,11 +21,13 @@ _SECTIONS = {
     "callbacks": "callbacks",
 }
 # what every rank has its own of, besides random states
-_DATA = ("generators", "seeds", "order", "validation")
+_DATA = ("generators", "counters", "order", "validation")
 _GATHERED = ("torchmetrics", "averages")
+_MONITORED = "monitored"
 _LOOP = ("loops", "epoch", "global_step")
 _HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")
 _HYPERPARAMETER_NAMES = ("hparams_name", "datamodule_hparams_name")
+_TYPES = ("hparams_type", "datamodule_hparams_type")
 
 
 def to_state(checkpoint: Mapping[str, Any], trainer: Any) -> dict[str, object]:
@@ -33,10 +35,10 @@ def to_state(checkpoint: Mapping[str, Any], trainer: Any) -> dict[str, object]:
     rest = dict(checkpoint)
     extra = rest.pop(EXTRA)
     # classes, which only `load_from_checkpoint` looks at, and finds by itself
-    _take(rest, ["hparams_type", "datamodule_hparams_type"])
+    _take(rest, _TYPES)
     state: dict[str, Any] = {to: rest.pop(key) for to, key in _SECTIONS.items() if key in rest}
-    state["loop"] = {**_take(rest, _LOOP), **extra["loop"]}
     ranks = extra["ranks"]
+    state["loop"] = {**_take(rest, _LOOP), **extra["loop"], _MONITORED: [each[_MONITORED] for each in ranks]}
     state["rng"] = [each["rng"] for each in ranks]
     state["data"] = {
         "ranks": [{key: each[key] for key in _DATA} for each in ranks],
@@ -47,6 +49,7 @@ def to_state(checkpoint: Mapping[str, Any], trainer: Any) -> dict[str, object]:
         "scaler": _take(rest, [_name(trainer.precision_plugin)]),
         "torchmetrics": gathered if any(each[key] for each in gathered for key in _GATHERED) else [],
         "hyperparameters": _take(rest, [*_HYPERPARAMETERS, *_HYPERPARAMETER_NAMES]),
+        "ranks": [each["own"] for each in ranks] if any(each["own"] for each in ranks) else [],
         "lightning": rest,
     }
     return {**state, **{section: value for section, value in optional.items() if value}}
@@ -60,13 +63,38 @@ def to_checkpoint(state: Mapping[str, Any], *, ref: str) -> dict[str, Any]:
         loop, data = dict(rest.pop("loop")), dict(rest.pop("data"))
         checkpoint.update({key: loop.pop(key) for key in _LOOP}, **data.pop("datamodule"))
         nothing: list[Any] = [{key: {} for key in _GATHERED}] * len(data["ranks"])
-        parts = zip(rest.pop("rng"), data["ranks"], rest.pop("torchmetrics", nothing), strict=True)
-        ranks = [{"rng": rng, **order, **gathered} for rng, order, gathered in parts]
+        parts = zip(
+            rest.pop("rng"),
+            data["ranks"],
+            rest.pop("torchmetrics", nothing),
+            loop.pop(_MONITORED),
+            rest.pop("ranks", [[]] * len(data["ranks"])),
+            strict=True,
+        )
+        ranks = [
+            {"rng": rng, **order, **gathered, _MONITORED: monitored, "own": own}
+            for rng, order, gathered, monitored, own in parts
+        ]
     except (KeyError, TypeError, ValueError) as error:
         raise _foreign(ref, state) from error
     for merged in rest.values():
         checkpoint.update(merged)
     return {**checkpoint, EXTRA: {"loop": loop, "ranks": ranks}}
+
+
+def comparable(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """What one rank may have otherwise than another: not what the script itself says."""
+    script = (EXTRA, *_HYPERPARAMETERS, *_HYPERPARAMETER_NAMES, *_TYPES)
+    return {key: value for key, value in checkpoint.items() if key not in script}
+
+
+def put_model(module: Any, checkpoint: Mapping[str, Any], own: Iterable[tuple[list[Any], Any]]) -> None:
+    """Puts in the tensors that a rank had of its own: DistributedDataParallel has set them to the first rank's."""
+    # with averaged weights, the model's own are under another name
+    section = "current_model_state" if "current_model_state" in checkpoint else _SECTIONS["model"]
+    values = {path[1]: value for path, value in own if len(path) == 2 and path[0] == section}
+    if values:
+        module.load_state_dict(values, strict=False)
 
 
 def loop_of(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -120,16 +148,9 @@ def restore_modes(module: Any, saved: Mapping[str, list[str]]) -> None:
             each.track_running_stats = name not in untracked
 
 
-def sources_of_order(loaders: Any) -> list[Any]:
-    """Each DataLoader and what it draws its order from, each once, always in the same order."""
-    found: dict[int, Any] = {}
-    for loader in _leaves(loaders):
-        batches = getattr(loader, "batch_sampler", None)
-        holders = (loader, getattr(loader, "sampler", None), batches, getattr(batches, "sampler", None))
-        for holder in holders:
-            if holder is not None:
-                found.setdefault(id(holder), holder)
-    return list(found.values())
+def prepare_loops(loops: dict[str, Any]) -> None:
+    """Takes out the states of loaders, which Lightning would restore a batch too late, or not at all."""
+    loops["fit_loop"]["state_dict"].pop("combined_loader", None)
 
 
 def at_epoch_end(loops: dict[str, Any]) -> None:
@@ -157,16 +178,6 @@ def _take(source: dict[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 def _name(owner: object) -> str:
     return type(owner).__qualname__
-
-
-def _leaves(loaders: Any) -> Iterator[Any]:
-    if isinstance(loaders, dict):
-        loaders = list(loaders.values())
-    if isinstance(loaders, (list, tuple)):
-        for each in loaders:
-            yield from _leaves(each)
-    elif loaders is not None:
-        yield loaders
 
 
 def _tracks(module: Any) -> bool | None:

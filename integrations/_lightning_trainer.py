@@ -25,7 +25,7 @@ def is_tuning(trainer: Any) -> bool:
 def require_whole_checkpoints(trainer: Any) -> None:
     """Raises InvalidOption for strategies that write each rank's part themselves, past every `checkpoint_io`."""
     for name in _SHARDED:
-        if _named(trainer.strategy, name):
+        if named(trainer.strategy, name):
             raise InvalidOption(
                 f"strategy {name} writes sharded checkpoints by itself, which a store does not hold yet: "
                 "use a strategy with whole checkpoints, such as 'ddp'"
@@ -80,47 +80,38 @@ def continue_epoch(trainer: Any, counters: Mapping[str, Any]) -> None:
         for each in (fit_loop.epoch_progress.total, fit_loop.epoch_progress.current):
             each.ready = each.started = each.processed
     for each in trainer.callbacks:
-        if _named(each, "GradientAccumulationScheduler"):
+        if named(each, "GradientAccumulationScheduler"):
             # it is told of the start of epochs only
             trainer.accumulate_grad_batches = each.get_accumulate_grad_batches(trainer.current_epoch)
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch")
 
 
 def skip_validation(trainer: Any) -> Callable[[], None]:
-    """Keeps Lightning from validating once more before it goes on. What is returned ends that.
-
-    It also lets the end of the epoch be one like any other: Lightning would leave plateau schedulers out.
-    """
+    """Keeps Lightning from validating once more before it goes on. What is returned ends that."""
     interval = trainer.val_check_batch
     if isinstance(interval, int):
         trainer.val_check_batch = sys.maxsize
 
     def undo() -> None:
         trainer.val_check_batch = interval
-        trainer.fit_loop._restarting = False
 
     return undo
 
 
-def train_loader(trainer: Any) -> Any:
-    """The CombinedLoader that `fit` takes its batches from. Raises InvalidOption where the position can't be kept."""
-    fetcher = getattr(trainer.fit_loop, "_data_fetcher", None)
-    loader = getattr(fetcher, "combined_loader", None)
-    problem = None
-    if loader is None:
-        problem = f"{_version(trainer)} hides its train dataloader"
-    elif type(fetcher).__name__ != "_PrefetchDataFetcher":
-        problem = "training_step(dataloader_iter) fetches its batches itself"
-    elif trainer.num_training_batches == float("inf"):
-        problem = "a train dataloader without a length is read ahead of the training"
-    if problem is None:
-        return loader
-    raise InvalidOption(f"{problem}, so no checkpoint inside an epoch can be continued: use every='1 epoch'")
+def watch_loader(trainer: Any, watch: Callable[[Any], None]) -> Callable[[], None]:
+    """Shows `watch` each CombinedLoader of the training before its first iteration. What is returned ends that."""
+    fit_loop = trainer.fit_loop
+    plain = type(fit_loop)._load_combined_loader_states.__get__(fit_loop)
 
+    def made() -> None:
+        plain()
+        watch(fit_loop._combined_loader)
 
-def draw_order(trainer: Any) -> None:
-    """Iterates the train dataloader anew."""
-    iter(trainer.fit_loop._data_fetcher)
+    def undo() -> None:
+        fit_loop.__dict__.pop("_load_combined_loader_states", None)
+
+    fit_loop._load_combined_loader_states = made
+    return undo
 
 
 def load_validation(trainer: Any) -> None:
@@ -131,35 +122,20 @@ def load_validation(trainer: Any) -> None:
         trainer.training = True
 
 
-def restores_at_epochs_only(trainer: Any) -> bool:
-    """Weight averaging is under way that Lightning takes up again at an epoch's start, and not inside one."""
-    averaging = (each for each in trainer.callbacks if _named(each, "StochasticWeightAveraging"))
-    return any(each.swa_start <= trainer.current_epoch for each in averaging)
+def start_averaging(trainer: Any) -> None:
+    """Lets weight averaging go on that was under way: inside an epoch it would wait for the next one's begin."""
+    progress = trainer.fit_loop.epoch_progress.current
+    for each in trainer.callbacks:
+        if not named(each, "StochasticWeightAveraging") or each._initialized or each._scheduler_state is None:
+            continue
+        epoch = progress.completed
+        # in the epoch after the last, which is for BatchNorm alone, it would not take its scheduler up
+        progress.completed = min(epoch, each.swa_end)
+        each.on_train_epoch_start(trainer, trainer.lightning_module)
+        progress.completed = epoch
 
 
-def gather(trainer: Any, value: Any) -> list[Any]:
-    """Every rank's value, on every rank."""
-    if trainer.world_size == 1:
-        return [value]
-    from torch import distributed
-
-    values: list[Any] = [None] * trainer.world_size
-    distributed.all_gather_object(values, value)
-    return values
-
-
-def agree(trainer: Any, value: Any) -> Any:
-    """The first rank's value, on every rank: ranks that decide differently wait for each other for ever."""
-    return value if trainer.world_size == 1 else trainer.strategy.broadcast(value)
-
-
-def wait(trainer: Any) -> None:
-    """Until every rank has come here."""
-    if trainer.world_size > 1:
-        trainer.strategy.barrier("ckpt_tracker")
-
-
-def _named(value: object, name: str) -> bool:
+def named(value: object, name: str) -> bool:
     return any(cls.__name__ == name for cls in type(value).__mro__)
 
 

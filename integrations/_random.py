@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,14 +17,12 @@ import numpy as np
 
 def capture() -> dict[str, Any]:
     """The states of the generators that were seeded or used in this process."""
-    state: dict[str, Any] = {}
-    python = random.getstate()
-    if python != _PYTHON_AT_IMPORT:
-        version, words, gauss = python
-        state["python"] = [version, np.array(words, dtype=np.uint32), gauss]
-    numpy = np.random.get_state(legacy=False)
-    if not _same(numpy, _NUMPY_AT_IMPORT):
-        state["numpy"] = numpy
+    return of_used(capture_all())
+
+
+def capture_all() -> dict[str, Any]:
+    """The states of all generators, for `restore` and `of_used`: what begins here may be the first to draw from one."""
+    state: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state(legacy=False)}
     torch = sys.modules.get("torch")
     if torch is not None:
         state["torch"] = torch.get_rng_state()
@@ -32,18 +31,44 @@ def capture() -> dict[str, Any]:
     return state
 
 
-def restore(state: dict[str, Any]) -> None:
+def of_used(state: Mapping[str, Any]) -> dict[str, Any]:
+    """What `capture_all` gave earlier, as `capture` gives it: without those that are still as they were at import."""
+    used = dict(state)
+    python, numpy = used.pop("python", None), used.pop("numpy", None)
+    if python is not None and random.getstate() != _PYTHON_AT_IMPORT:
+        used["python"] = _encoded(python)
+    if numpy is not None and not _same(np.random.get_state(legacy=False), _NUMPY_AT_IMPORT):
+        used["numpy"] = numpy
+    return used
+
+
+def restore(state: Mapping[str, Any]) -> None:
     """Puts the generators back; those that the state does not name are left alone."""
     if "python" in state:
-        version, words, gauss = state["python"]
-        random.setstate((version, tuple(int(word) for word in words), gauss))
+        put_python(random, state["python"])
     if "numpy" in state:
         np.random.set_state(state["numpy"])
     torch = sys.modules.get("torch")
     if torch is not None and "torch" in state:
         torch.set_rng_state(state["torch"])
         if "cuda" in state and torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(state["cuda"])
+            torch.cuda.set_rng_state_all(state["cuda"][: torch.cuda.device_count()])
+
+
+def of_python(generator: Any) -> list[Any]:
+    """The state of a `random.Random`, or of the module `random`."""
+    return _encoded(generator.getstate())
+
+
+def put_python(generator: Any, state: Sequence[Any]) -> None:
+    """The reverse of `of_python`; takes what `getstate` gives, too."""
+    version, words, gauss = state
+    generator.setstate((version, tuple(map(int, words)), gauss))
+
+
+def _encoded(state: Sequence[Any]) -> list[Any]:
+    version, words, gauss = state
+    return [version, np.array(words, dtype=np.uint32), gauss]
 
 
 def _same(one: Any, other: Any) -> bool:

@@ -99,12 +99,14 @@ def _as_transformers_has_it(states: Mapping[str, Any], *, distributed: bool) -> 
 
 
 def _trainer_state(state: Mapping[str, Any], *, skip: bool) -> dict[str, Any]:
-    from transformers import TrainerState
+    from transformers import TrainerControl, TrainerState
 
     known = {field.name for field in dataclasses.fields(TrainerState)}
     document = {name: value for name, value in state["loop"]["trainer"].items() if name in known}
     callbacks = state.get("callbacks", {})
-    document["stateful_callbacks"] = {name: each[0] if len(each) == 1 else each for name, each in callbacks.items()}
+    states = {name: each[0] if len(each) == 1 else each for name, each in callbacks.items()}
+    # a Trainer that saves looks for it there
+    document["stateful_callbacks"] = {**states, "TrainerControl": TrainerControl().state()}
     if skip:
         document["global_step"] = NEVER
     return document

@@ -17,7 +17,12 @@ _LEFT_OUT = {
     *("is_hyper_param_search", "trial_name", "trial_params", "stateful_callbacks", "log_history"),
 }
 _MEASURED = re.compile(r"_(runtime|per_second|preparation_time|compilation_time)$|_mem_[cg]pu")
-_SECRET = re.compile(r"token|secret|password|api_key", re.IGNORECASE)
+_SECRET = re.compile(r"(^|_)(token|secret|password|(api|access)_?key)$", re.IGNORECASE)
+# where a training writes to, and how it is shown; what a restart often sets anew
+_NO_HYPERPARAMETERS = {
+    *("output_dir", "logging_dir", "run_name", "local_rank", "resume_from_checkpoint"),
+    *("disable_tqdm", "log_level", "log_level_replica"),
+}
 
 
 def large(trainer: Any) -> dict[str, Any]:
@@ -31,12 +36,12 @@ def large(trainer: Any) -> dict[str, Any]:
     return state if scaler is None else {**state, "scaler": scaler.state_dict()}
 
 
-def of_trainer(trainer: Any) -> dict[str, Any]:
-    """The TrainerState."""
+def of_trainer(trainer: Any, *, operations: float) -> dict[str, Any]:
+    """The TrainerState, with the floating point operations that the Trainer has yet to add to it."""
     fields = (each.name for each in dataclasses.fields(trainer.state))
-    state = {name: _plain(getattr(trainer.state, name)) for name in fields if name not in _LEFT_OUT}
-    state["total_flos"] += inner.floating_point_operations(trainer)
-    state["log_history"] = [_plain(lasting(each)) for each in trainer.state.log_history if not is_summary(each)]
+    state = {name: plain(getattr(trainer.state, name)) for name in fields if name not in _LEFT_OUT}
+    state["total_flos"] += operations
+    state["log_history"] = [plain(lasting(each)) for each in trainer.state.log_history if not is_summary(each)]
     return state
 
 
@@ -50,12 +55,23 @@ def lasting(logs: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in logs.items() if not _MEASURED.search(name)}
 
 
+def has_evaluated(trainer: Any) -> bool:
+    """The training, as far as it is done, was evaluated."""
+    return any(name.startswith("eval_") for logs in trainer.state.log_history for name in logs)
+
+
 def of_callbacks(callbacks: Iterable[Any]) -> dict[str, list[Any]]:
     """The states of those that export theirs, by class."""
     found: dict[str, list[Any]] = {}
     for each in _exporting(callbacks):
         found.setdefault(type(each).__name__, []).append(each.state())
     return found
+
+
+def name_callbacks(trainer: Any) -> None:
+    """Lets a Trainer that saves know those that were not there when the checkpoint was taken."""
+    for each in _exporting(trainer.callback_handler.callbacks):
+        trainer.state.stateful_callbacks.setdefault(type(each).__name__, each.state())
 
 
 def put_callbacks(callbacks: Iterable[Any], saved: Mapping[str, list[Any]]) -> None:
@@ -68,21 +84,6 @@ def put_callbacks(callbacks: Iterable[Any], saved: Mapping[str, list[Any]]) -> N
                 setattr(each, name, value)
 
 
-def of_loader(loader: Any) -> dict[str, Any]:
-    """What the order of its samples comes from, beside the process' random states."""
-    seed = getattr(_sampler(loader), "initial_seed", None)
-    return {"seed": seed, "generators": [each.get_state() for each in _generators(loader)]}
-
-
-def put_loader(loader: Any, saved: Mapping[str, Any]) -> None:
-    """Puts it back, so that another seed of the process does not change the order."""
-    sampler = _sampler(loader)
-    if saved["seed"] is not None and hasattr(sampler, "initial_seed"):
-        sampler.initial_seed = saved["seed"]
-    for generator, state in zip(_generators(loader), saved["generators"], strict=False):
-        generator.set_state(state)
-
-
 def best_folder(trainer: Any) -> str | None:
     """Where the Trainer itself has written its best model, if it has."""
     step = getattr(trainer.state, "best_global_step", None)
@@ -92,8 +93,12 @@ def best_folder(trainer: Any) -> str | None:
 
 def config(args: Any) -> dict[str, Any]:
     """The TrainingArguments as hyperparameters, without secrets."""
-    found = args.to_dict()
-    return {name: value for name, value in found.items() if value is not None and not _SECRET.search(name)}
+    return {name: value for name, value in _public(args.to_dict()).items() if name not in _NO_HYPERPARAMETERS}
+
+
+def _public(values: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in values.items() if value is not None and not _SECRET.search(str(name))}
+    return {name: _public(value) if isinstance(value, Mapping) else value for name, value in kept.items()}
 
 
 def _exporting(callbacks: Iterable[Any]) -> list[Any]:
@@ -102,27 +107,12 @@ def _exporting(callbacks: Iterable[Any]) -> list[Any]:
     return [each for each in callbacks if isinstance(each, ExportableState)]
 
 
-def _sampler(loader: Any) -> Any:
-    sampler = getattr(getattr(loader, "batch_sampler", None), "sampler", None)
-    # a BatchSamplerShard holds the batch sampler of which it takes this process' part
-    inside = getattr(getattr(getattr(loader, "batch_sampler", None), "batch_sampler", None), "sampler", None)
-    return inside or sampler
-
-
-def _generators(loader: Any) -> list[Any]:
-    """Those that go on from epoch to epoch; with a seed they begin anew in each."""
-    if hasattr(_sampler(loader), "initial_seed"):
-        return []
-    found = [getattr(loader, "generator", None), getattr(_sampler(loader), "generator", None)]
-    return list({id(each): each for each in found if hasattr(each, "set_state")}.values())
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """As JSON has it, because a restart reads it from JSON: numbers of NumPy and torch as Python's."""
     if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if value is None or type(value) in (bool, int, float, str):
         return value
     if hasattr(value, "item") and getattr(value, "size", None) is not None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,6 +21,7 @@ from ckpt_tracker.errors import InvalidOption, MissingExtra
 
 _OLDEST = (5, 3)
 Train = Callable[..., Any]
+Fetch = Callable[[Any], Any]
 NEVER = 2**126
 """A step that lies behind the end of every training."""
 
@@ -64,6 +66,17 @@ def wrap_train(trainer: Any, around: Callable[[Any, Train, Any, Any], Any]) -> N
     trainer.train = train
 
 
+def wrap_fetch(trainer: Any, around: Callable[[Fetch, Any], Any]) -> None:
+    """Lets `around(fetch, batches)` stand in for `trainer.get_batch_samples`, which brings a step's data."""
+    original = trainer.get_batch_samples
+
+    @functools.wraps(original)
+    def get_batch_samples(epoch_iterator: Any, *args: Any, **options: Any) -> Any:
+        return around(lambda batches: original(batches, *args, **options), epoch_iterator)
+
+    trainer.get_batch_samples = get_batch_samples
+
+
 def put_last(trainer: Any, tracker: Any) -> None:
     """What other callbacks do at the start of an epoch is to be done before the tracker saves or restores."""
     callbacks = trainer.callback_handler.callbacks
@@ -87,11 +100,6 @@ def scaler(trainer: Any) -> Any:
     return getattr(trainer.accelerator, "scaler", None)
 
 
-def floating_point_operations(trainer: Any) -> float:
-    """Those done since the Trainer last added them to its state. Each rank counts its own, so of several none."""
-    return trainer.current_flos if trainer.args.world_size <= 1 else 0
-
-
 def running_loss(trainer: Any) -> dict[str, Any] | None:
     """The sum of the losses since the last log, and the step of that."""
     if not _has_running_loss(trainer):
@@ -105,6 +113,22 @@ def put_running_loss(trainer: Any, saved: Mapping[str, Any] | None) -> None:
         trainer._tr_loss.fill_(saved["sum"])
         trainer._globalstep_last_logged = saved["since"]
         trainer._total_loss_scalar = -saved["sum"]
+
+
+def forget_random_states(trainer: Any, folder: str) -> None:
+    """Leaves the Trainer none to set in this process."""
+    args = trainer.args
+    name = "rng_state.pth" if args.world_size <= 1 else f"rng_state_{args.process_index}.pth"
+    Path(folder, name).unlink(missing_ok=True)
+
+
+def lasting_eval_loaders(trainer: Any) -> list[Any]:
+    """The loaders of an evaluation that are there until the next one."""
+    found = trainer.eval_dataset
+    if found is None or not trainer.args.dataloader_persistent_workers:
+        return []
+    names = list(found) if isinstance(found, dict) else [None]
+    return [trainer.get_eval_dataloader(name) for name in names]
 
 
 def put_step(trainer: Any, step: int) -> None:

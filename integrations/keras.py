@@ -20,16 +20,15 @@ import numpy as np
 from ckpt_tracker.callback import TrackerCallback
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import CheckpointNotFound, CheckpointWarning, StateMismatch
-from ckpt_tracker.integrations import _keras_random
+from ckpt_tracker.integrations import _keras_guard, _keras_random
 from ckpt_tracker.integrations._keras_callbacks import CallbackStates
 from ckpt_tracker.integrations._keras_fit import Fit
-from ckpt_tracker.integrations._keras_values import quietly
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-    from ckpt_tracker.store import Store
     from ckpt_tracker.options import TrackerOptions
+    from ckpt_tracker.store import Store
 
 __all__ = ["CheckpointTracker"]
 
@@ -40,8 +39,10 @@ class CheckpointTracker(TrackerCallback, keras.callbacks.Callback):
     """Leaves a checkpoint after every epoch, and lets `model.fit` continue from the newest.
 
     It may stand anywhere in the list of callbacks. A checkpoint holds the epoch's own weights, also where
-    `EarlyStopping` puts the best ones back when training ends. Keras can't begin inside an epoch, so steps and
-    minutes in `every` are looked at when an epoch ends; the last epoch of a training is always saved.
+    `EarlyStopping` puts the best ones back when training ends; the last epoch of a training is always saved.
+    Inside an epoch, steps and minutes in `every` are looked at between two batches, and so is SIGTERM. A training that
+    is continued there reads the epoch's earlier batches once more. Of a Python generator, and with `steps_per_epoch`,
+    that can't be done: such a training is saved when its epoch ends.
 
     `fit` called again with the same tracker goes on in the same run and restores nothing; when the script is
     restarted, the fits that were through are passed over. A new tracker continues its run from the newest checkpoint,
@@ -70,20 +71,25 @@ class CheckpointTracker(TrackerCallback, keras.callbacks.Callback):
         self._checkpoint: Checkpoint | None = None
         self._rng_at_begin: dict[str, Any] = {}
         self._told: set[str] = set()
+        self._overrides = self._tracker.options.overrides
+        self._continued_from = ""
 
     def on_train_begin(self, logs: Mapping[str, Any] | None = None) -> None:
         """Opens the run. Raises RunBusy where another training holds it."""
         interrupted = self._fit is not None
-        if interrupted:
+        if self._fit is not None:
+            self._fit.over = True
             self.close()
-        resumed = self._tracker.begin(config=_config(self.model, self.params or {}))
-        self._fit = Fit(self, self._watched, earlier=self._callbacks)
+        resumed = self._tracker.begin(config=_keras_guard.config(self.model, self.params or {}))
+        self._fit = fit = Fit(self, self._tracker, self._watched, earlier=self._callbacks)
+        self._tracker.context = _keras_guard.context(self.model, fit.data)
+        self._tracker.signals.where = "before the next batch" if fit.epoch.possible else "when the epoch ends"
         if interrupted:
             self._checkpoint = self._newest()
         else:
             self._number += 1
             self._checkpoint = resumed or self._checkpoint
-        self._tell(self._fit.limits())
+        self._tell(fit.limits())
 
     def on_epoch_begin(self, epoch: int, logs: Mapping[str, Any] | None = None) -> None:
         """Checks that a continued training begins where it should."""
@@ -114,15 +120,26 @@ class CheckpointTracker(TrackerCallback, keras.callbacks.Callback):
         self._callbacks = fit.callbacks
         if checkpoint is None:
             self._rng_at_begin = _keras_random.capture()
-            return
-        loop = _loop(checkpoint)
-        if checkpoint.run != self.run.name:
-            self._number = loop["fit"]
-        if loop["fit"] > self._number:
-            self._pass_over(fit, loop)
         else:
-            self._checkpoint = None
-            self._continue(fit, checkpoint, loop)
+            self._resume(fit, checkpoint)
+        self._tell(fit.data.limits())
+
+    def _begin_epoch(self, epoch: int) -> None:
+        if self._fit is not None:
+            self._fit.epoch.begin(epoch)
+
+    def _between_batches(self, batch: int) -> None:
+        fit, tracker = self._fit, self._tracker
+        if fit is None:
+            return
+        if fit.arrive(batch, ref=self._continued_from):
+            _keras_guard.override(fit.model.inner_optimizers(), self._overrides)
+            self._overrides = {}
+            return
+        asked = tracker.schedule.within_epochs or tracker.interruption is not None
+        # the number of steps done is asked of the device only when it seems to be time
+        if batch and asked and fit.epoch.possible and tracker.due(step=fit.epoch.steps(batch)):
+            self._save_inside(fit, batch, reason=tracker.due(step=fit.epoch.count(batch)))
 
     def _begin_validation(self) -> None:
         if self._fit is not None:
@@ -138,26 +155,41 @@ class CheckpointTracker(TrackerCallback, keras.callbacks.Callback):
         step = fit.model.step()
         reason = self._tracker.due(epoch=epoch, step=step) or ("end" if last else None)
         if reason is not None:
-            loop = {"fit": self._number, "epoch": epoch, "step": step}
-            state = {**fit.capture(), "loop": {**loop, "stop_training": stopped, "past": self._past}}
+            loop = {"fit": self._number, "epoch": epoch, "step": step, "stop_training": stopped, "past": self._past}
             metrics = {name: value for name, value in logs.items() if np.ndim(value) == 0}
-            self._tracker.save(state, epoch=epoch, step=step, metrics=metrics, reason=reason)
+            self._save({**fit.capture(), "loop": loop}, epoch=epoch, step=step, metrics=metrics, reason=reason)
 
     def _end_training(self) -> None:
         fit, self._fit = self._fit, None
         if fit is not None:
             self._past = [*self._past, fit.past()]
             self._forget_first(fit)
+            fit.end()
             self._tracker.close(finished=True)
 
     # -- behind ----------------------------------------------------------------------------------------------
+
+    def _resume(self, fit: Fit, checkpoint: Checkpoint) -> None:
+        loop = _loop(checkpoint)
+        if checkpoint.run != self.run.name:
+            self._number = loop["fit"]
+        if loop["fit"] > self._number:
+            self._pass_over(fit, loop)
+        else:
+            self._checkpoint = None
+            self._continue(fit, checkpoint, loop)
 
     def _continue(self, fit: Fit, checkpoint: Checkpoint, loop: Mapping[str, Any]) -> None:
         state = self._tracker.take_state() or checkpoint.load()
         if loop["fit"] < self._number:
             fit.rewind(state, ref=checkpoint.ref, rng=self._rng_at_begin)
             return
+        _keras_guard.check(checkpoint, self._tracker.context, inside="inside" in state)
         fit.restore(state, ref=checkpoint.ref)
+        self._continued_from = checkpoint.ref
+        _keras_guard.override(fit.model.inner_optimizers(), self._overrides)
+        if "inside" not in state:
+            self._overrides = {}
         self._past = loop["past"]
         fit.first = self.model._initial_epoch = loop["epoch"] + 1
         if loop["stop_training"] and not self._goes_on:
@@ -173,6 +205,21 @@ class CheckpointTracker(TrackerCallback, keras.callbacks.Callback):
                 *(checkpoint.ref, loop["epoch"], self._epochs()),
             )
             self._train_nothing(fit)
+
+    def _save_inside(self, fit: Fit, batch: int, *, reason: str | None) -> None:
+        if reason is not None:
+            epoch, step = fit.epoch.number - 1, fit.model.step()
+            loop = {"fit": self._number, "epoch": epoch, "step": step, "stop_training": False, "past": self._past}
+            state = {**fit.capture(batch=batch), "loop": loop}
+            self._save(state, epoch=epoch if epoch >= 0 else None, step=step, metrics=None, reason=reason)
+
+    def _save(self, state: Mapping[str, Any], **about: Any) -> None:
+        try:
+            self._tracker.save(state, **about)
+        except (KeyboardInterrupt, SystemExit) as leaving:
+            # Keras calls nobody on the way out of fit
+            self._tracker.close(error=leaving)
+            raise
 
     def _pass_over(self, fit: Fit, loop: Mapping[str, Any]) -> None:
         """The checkpoint is of a later fit of the script, so this one was through."""
@@ -233,18 +280,3 @@ def _loop(checkpoint: Checkpoint) -> Mapping[str, Any]:
         )
     loop: Mapping[str, Any] = checkpoint.load("loop")
     return loop
-
-
-def _config(model: Any, params: Mapping[str, Any]) -> dict[str, Any]:
-    """What Keras knows of the hyperparameters."""
-    optimizer = getattr(model, "optimizer", None)
-    config = None
-    if isinstance(optimizer, keras.optimizers.Optimizer):
-        with quietly():
-            config = optimizer.get_config()
-    return {
-        "backend": keras.backend.backend(),
-        "epochs": params.get("epochs"),
-        "steps": params.get("steps"),
-        "optimizer": config,
-    }

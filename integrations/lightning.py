@@ -74,8 +74,8 @@ class CheckpointTracker(TrackerCallback, _Base):
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Pickled, as for processes that are spawned, by the class that can be imported."""
         made: Any = super().__reduce_ex__(protocol)
-        make, (cls, *arguments), *rest = made
-        return (make, (plain(cls), *arguments), *rest)
+        _, (cls, *_), *rest = made
+        return (_anew, (plain(cls),), *rest)
 
     # -- what scripts ask a ModelCheckpoint for --------------------------------------------------------------
 
@@ -116,13 +116,13 @@ class CheckpointTracker(TrackerCallback, _Base):
 
     def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Learns whether ours is restored, or a file that `fit` was given."""
-        if self._fit is not None and not self._fit.taken_up(checkpoint):
-            self._continue_from(None)
+        if self._fit is not None and not self._fit.restoring.taken_up(checkpoint):
+            self._tracker.continue_from(None)
 
     def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
         """Model and callbacks are restored, loops and optimizers are about to be."""
         if self._fit is not None:
-            self._fit.before_training_state()
+            self._fit.restoring.before_training_state()
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """All that Lightning restores is restored."""
@@ -156,10 +156,11 @@ class CheckpointTracker(TrackerCallback, _Base):
             return
         self._interrupted = True
         try:
-            if type(exception).__name__ == "SIGTERMException":
-                # raised where an epoch is over and its state complete
-                fit.turn()
+            # what the tracker itself needs of the fit is still there
+            self._fit = fit
+            fit.failed(exception)
         finally:
+            self._fit = None
             fit.end()
             self._tracker.close(error=exception)
 
@@ -171,7 +172,7 @@ class CheckpointTracker(TrackerCallback, _Base):
             fit.end()
             self._tracker.close(finished=True)
             # the other ranks may ask for the best at once
-            inner.wait(trainer)
+            fit.ranks.wait()
 
     # -- behind ----------------------------------------------------------------------------------------------
 
@@ -183,12 +184,13 @@ class CheckpointTracker(TrackerCallback, _Base):
         if trainer.is_global_zero:
             self._begin({**pl_module.hparams, **getattr(trainer.datamodule, "hparams", {})})
             plan = (self.run.name, *self._choose())
-        self._tracker.name, ref, skip = inner.agree(trainer, plan)
+        fit.signals.start()
+        self._tracker.name, ref, skip = fit.ranks.of_first(plan)
         by_path, self._path_known = self._path_known and not inner.can_inject(trainer), False
         if ref is not None:
             checkpoint = self._load(Address(None, ref))
             inner.require_shapes(pl_module, checkpoint["state_dict"])
-            fit.offer(checkpoint, path=path_of(self.store.path, ref), by_path=by_path)
+            fit.restoring.offer(checkpoint, path=path_of(self.store.path, ref), by_path=by_path)
         fit.skip = skip
 
     def _begin(self, config: dict[str, Any]) -> None:
@@ -199,7 +201,7 @@ class CheckpointTracker(TrackerCallback, _Base):
             self._resume = resumed
         elif self._interrupted and not self._never:
             self._resume = next(reversed(self.run.checkpoints()), None)
-            self._continue_from(self._resume)
+            self._tracker.continue_from(self._resume)
         self._interrupted = False
 
     def _choose(self) -> tuple[str | None, str | None]:
@@ -227,22 +229,24 @@ class CheckpointTracker(TrackerCallback, _Base):
         return None, f"{skip}, and no checkpoint of it is kept: the model is as the script made it"
 
     def _load(self, address: Address) -> dict[str, Any]:
-        place, ref = address
+        loaded = states.to_checkpoint(self._state_at(*address), ref=address.reference)
+        if self._fit is not None:
+            self._fit.restoring.localize(loaded, ref=address.reference)
+        return loaded
+
+    def _state_at(self, place: str | None, ref: str) -> dict[str, Any]:
         if place not in (None, str(self.store.path)):
+            if self._fit is not None:
+                self._tracker.continue_from(None)
             with Store(place, create=False) as store:
-                return states.to_checkpoint(store[ref].load(), ref=ref)
+                return dict(store[ref].load())
         checkpoint, resumed = self.store[ref], self._tracker.resumed_from
-        state = {}
+        state: dict[str, Any] = {}
         if resumed is not None and resumed.ref == checkpoint.ref:
             state = self._tracker.take_state()
         elif self._fit is not None:
-            self._continue_from(checkpoint)
-        return states.to_checkpoint(state or checkpoint.load(), ref=ref)
-
-    def _continue_from(self, checkpoint: Checkpoint | None) -> None:
-        self._tracker.resumed_from = checkpoint
-        if self._tracker.active:
-            self.run.continue_from(checkpoint)
+            self._tracker.continue_from(checkpoint)
+        return state or dict(checkpoint.load())
 
     def _store_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._fit is None or not self._fit.store(checkpoint):
@@ -256,6 +260,10 @@ class CheckpointTracker(TrackerCallback, _Base):
             return self.store.find_run(name).best(monitor.metric, monitor.mode)
         except CheckpointNotFound:
             return None
+
+
+def _anew(cls: type[CheckpointTracker]) -> CheckpointTracker:
+    return cls.__new__(cls)
 
 
 def _require_alone(tracker: CheckpointTracker, trainer: Any) -> None:

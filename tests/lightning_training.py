@@ -1,8 +1,8 @@
 """A small Lightning training, and a process that forks it: imported once, killed and started again many times.
 
 Usage: lightning_training.py PACKAGE, then one JSON object a line on standard input, each answered by one line: the exit
-status of a fork that ran the training so described, and the digests of its run's checkpoints. With a JSON object as the
-second argument it runs that training itself, on as many ranks as that says, and the first one prints the digests.
+status of a fork that ran the training so described, and the digests of its run's checkpoints. With `devices` there is a
+fork for each rank, and a list of statuses.
 """
 
 from __future__ import annotations
@@ -10,95 +10,68 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import random
 import signal
+import socket
 import sys
+import traceback
 import warnings
 
-import numpy as np
 import torch
-import torchmetrics
-from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from lightning_data import loaders
+from lightning_models import make_gan, make_model
 
+__all__ = ["loaders", "make_model"]
 EPOCHS = 4
 QUIET = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "accelerator": "cpu"}
 
 
-class Noisy(Dataset):
-    """Samples that draw from every random generator, so that any slip in their states shows."""
+def disturb(model, case):
+    """Kills this process, sends itself a signal or raises an error, where the case says so."""
+    wanted = {tuple(point): what for *point, what in case.get("disturb", ())}
+    if case.get("kill"):
+        wanted[("train", *case["kill"])] = "SIGKILL"
+    only = case.get("rank")
 
-    def __len__(self):
-        return 32
+    def point(where, index):
+        trainer = model.trainer
+        what = wanted.get((where, trainer.current_epoch, index))
+        if what is None or trainer.sanity_checking or only not in (None, trainer.global_rank):
+            return
+        if what == "error":
+            raise ValueError("disturbed")
+        if what == "SIGKILL":
+            # what was saved is durable: where the resumed training begins does not depend on chance
+            if trainer.is_global_zero:
+                trainer.callbacks[-1].run.checkpoints()
+            os.kill(os.getpid(), signal.SIGKILL)
+        for name in what.split():
+            os.kill(os.getpid(), getattr(signal, name))
 
-    def __getitem__(self, index):
-        noise = [torch.rand(()).item(), np.random.rand(), random.random()]
-        return torch.tensor([index / 32, (index * 7 % 32) / 32, *noise]), torch.tensor(index % 2)
-
-
-def schedule(name, optimizer):
-    """What `configure_optimizers` returns for the scheduler of that name."""
-    if name == "step":
-        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, gamma=0.7)]
-    if name == "onecycle":
-        cycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=100)
-        return [optimizer], [{"scheduler": cycle, "interval": "step"}]
-    if name == "plateau":
-        plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, factor=0.5)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": plateau, "monitor": "val_loss"}}
-    return optimizer
-
-
-def make_model(lightning, *, scheduler=None, kill=None, width=8):
-    """A network with everything that a resume can lose: dropout, BatchNorm, metrics that are never emptied."""
-
-    class Net(lightning.LightningModule):
-        def __init__(self, width):
-            super().__init__()
-            self.save_hyperparameters()
-            self.net = nn.Sequential(
-                nn.Linear(5, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, 2)
-            )
-            self.seen = torchmetrics.MeanMetric()
-            self.accuracy = torchmetrics.MeanMetric()
-
-        def loss(self, batch):
-            return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
-
-        def on_train_epoch_start(self):
-            torch.rand(3)
-
-        def training_step(self, batch, index):
-            if kill == [self.current_epoch, index]:
-                # what was saved is durable: where the resumed training begins does not depend on chance
-                self.trainer.callbacks[-1].run.checkpoints()
-                os.kill(os.getpid(), signal.SIGKILL)
-            loss = self.loss(batch)
-            self.seen.update(loss.detach())
-            self.log("loss", loss, on_epoch=True)
-            return loss
-
-        def validation_step(self, batch, index):
-            self.accuracy.update((self.net(batch[0]).argmax(1) == batch[1]).float())
-            self.log("val_loss", self.loss(batch))
-            self.log("val_accuracy", self.accuracy)
-
-        test_step = validation_step
-
-        def predict_step(self, batch, index):
-            return self.net(batch[0])
-
-        def configure_optimizers(self):
-            return schedule(scheduler, torch.optim.Adam(self.parameters(), lr=0.02))
-
-    return Net(width)
+    model.point = point
+    return model
 
 
-def loaders(*, workers=0, generator=None):
-    """A shuffled loader to train with, and one to validate with, shuffled too where there is a generator."""
-    train = DataLoader(Noisy(), 8, shuffle=True, num_workers=workers, generator=generator)
-    order = torch.Generator().manual_seed(generator.initial_seed()) if generator else None
-    return train, DataLoader(Noisy(), 8, shuffle=generator is not None, num_workers=workers, generator=order)
+def make_callbacks(lightning, case):
+    """The callbacks of a case: by name, with their arguments."""
+    callbacks = importlib.import_module(f"{lightning.__name__}.callbacks")
+    made = [callbacks.EarlyStopping("val_loss", patience=50)]
+    for each in case.get("callbacks", ()):
+        name, options = (each, {}) if isinstance(each, str) else each
+        made.append(freezing(callbacks) if name == "Freezing" else getattr(callbacks, name)(**options))
+    return made
+
+
+def freezing(callbacks):
+    """A callback that freezes a layer, and BatchNorm's statistics, in the second epoch; it has no state."""
+
+    class Freezing(callbacks.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            if trainer.current_epoch == 1:
+                module.net[0].requires_grad_(False)
+                module.net[1].track_running_stats = False
+                module.net[3].eval()
+
+    return Freezing()
 
 
 def fit(lightning, case):
@@ -106,7 +79,6 @@ def fit(lightning, case):
     from ckpt_tracker.integrations.lightning import CheckpointTracker
 
     lightning.seed_everything(case["seed"] + int(os.environ.get("LOCAL_RANK", "0")), verbose=False)
-    callbacks = importlib.import_module(f"{lightning.__name__}.callbacks")
     tracker = CheckpointTracker(
         case["store"],
         "run",
@@ -114,34 +86,74 @@ def fit(lightning, case):
         mode="min",
         every=case.get("every", "1 epoch"),
         keep="last:99",
+        overrides=case.get("overrides"),
     )
-    used = [tracker, callbacks.EarlyStopping("val_loss", patience=50)]
-    used += [getattr(callbacks, name)() for name in case.get("callbacks", ())]
-    trainer = lightning.Trainer(callbacks=used, **QUIET, **{"max_epochs": EPOCHS, **case.get("trainer", {})})
+    options = {"max_epochs": EPOCHS, **case.get("trainer", {})}
+    if options.get("strategy") == "ddp":
+        strategies = importlib.import_module(f"{lightning.__name__}.strategies")
+        options["strategy"] = strategies.DDPStrategy(process_group_backend="gloo", **case.get("ddp", {}))
+    trainer = lightning.Trainer(callbacks=[tracker, *make_callbacks(lightning, case)], **QUIET, **options)
     generator = torch.Generator().manual_seed(case["seed"]) if case.get("generator") else None
-    model = make_model(lightning, scheduler=case.get("scheduler"), kill=case.get("kill"))
-    trainer.fit(model, *loaders(workers=case.get("workers", 0), generator=generator))
+    if case.get("handler"):
+        signal.signal(signal.SIGTERM, lambda *_: None)
+    if case.get("model") == "gan":
+        model = make_gan(lightning)
+    else:
+        model = make_model(lightning, scheduler=case.get("scheduler"), sync=case.get("sync", True))
+    train, validate = loaders(
+        case.get("data", "shuffled"),
+        workers=case.get("workers", 0),
+        generator=generator,
+        breaks_at=case.get("breaks_at"),
+    )
+    trainer.fit(disturb(model, case), train, validate)
     if not trainer.is_global_zero:
-        sys.exit()
+        return None
     return {f"{each.epoch}:{each.step}": each.digest for each in tracker.run.checkpoints()}
 
 
 def forked(lightning, case):
-    """Runs `fit` in a fork; returns its exit status, negative for a signal, and its digests."""
+    """Runs `fit` in a fork, or in one for each rank; returns the first one's exit status, negative for a signal, and
+    its digests.
+    """
     reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.close(reading)
-        status = 1
-        try:
-            os.write(writing, json.dumps(fit(lightning, case)).encode())
-            status = 0
-        finally:
-            os._exit(status)
+    ranks = case.get("trainer", {}).get("devices", 1)
+    addresses = rendezvous() if ranks > 1 else {}
+    children = [fork(lightning, case, writing, rank=rank, addresses=addresses) for rank in range(ranks)]
     os.close(writing)
     with os.fdopen(reading, "rb") as answer:
         digests = answer.read()
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), json.loads(digests or "null")
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    return statuses[0] if ranks == 1 else statuses, json.loads(digests or "null")
+
+
+def fork(lightning, case, writing, *, rank, addresses):
+    """One training process; its number."""
+    child = os.fork()
+    if child:
+        return child
+    if addresses:
+        os.environ.update(addresses, LOCAL_RANK=str(rank))
+    status = 1
+    try:
+        digests = fit(lightning, case)
+        if digests is not None:
+            os.write(writing, json.dumps(digests).encode())
+        status = 0
+    except SystemExit as ending:
+        status = ending.code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def rendezvous():
+    """What two ranks on this machine find each other by."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "NODE_RANK": "0"}
 
 
 def main():
@@ -149,9 +161,6 @@ def main():
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     lightning = importlib.import_module(sys.argv[1])
-    if len(sys.argv) > 2:
-        print(json.dumps(fit(lightning, json.loads(sys.argv[2]))))
-        return
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     for line in sys.stdin:

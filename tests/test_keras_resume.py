@@ -1,8 +1,9 @@
-"""Real kills: a Keras training that SIGKILL ended, and that was started again, ends like one that nothing ended."""
+"""Real kills: a Keras training that SIGKILL ended, started again, leaves the checkpoints of an uninterrupted one."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import subprocess
@@ -11,74 +12,165 @@ from pathlib import Path
 
 import pytest
 
-pytest.importorskip("keras")
-SCRIPT = Path(__file__).with_name("keras_train.py")
+for _needed in ("keras", "tensorflow", "torch"):
+    pytest.importorskip(_needed)
+SCRIPT = Path(__file__).with_name("keras_training.py")
+BACKENDS = ("torch", "jax", "tensorflow")
+INSIDE = {"every": ["1 epoch", "2 steps"]}
+# inside the first epoch; after an epoch's end, where only its checkpoint is newer; inside a later one
+KILLS = [[0, 3], [2, 1], [3, 3]]
 
 
-def start(store, backend, scenario, *, seed, kill=None):
-    """Starts the script; its output is merged, and read by `finish`."""
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": backend,
-        "SEED": str(seed),
-        "TF_CPP_MIN_LOG_LEVEL": "3",
-        "OMP_NUM_THREADS": "1",
-    }
-    if kill is not None:
-        environment["KILL"] = kill
-    command = [sys.executable, str(SCRIPT), str(store), scenario]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+class Trainings:
+    """A process that has imported Keras with one backend, and trains in forks of itself."""
+
+    def __init__(self, backend, log):
+        self._log = log
+        quiet = {"TF_CPP_MIN_LOG_LEVEL": "3", "OMP_NUM_THREADS": "1"}
+        with log.open("w") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, str(SCRIPT)],
+                env={**os.environ, **quiet, "KERAS_BACKEND": backend},
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+
+    def fit(self, case, store, *, seed, kill=None):
+        """The exit status of a training, and what it says when it comes to its end."""
+        print(
+            json.dumps({**case, "store": str(store), "seed": seed, "kill": kill}), file=self._process.stdin, flush=True
+        )
+        answer = self._process.stdout.readline()
+        status, said = json.loads(answer) if answer else pytest.fail(self._log.read_text())
+        return status, said or {"log": self.log()}
+
+    def log(self):
+        """What the process and its forks have written to standard error."""
+        return self._log.read_text()
+
+    def close(self):
+        self._process.communicate(timeout=60)
 
 
-def finish(process, *, status=0):
-    """What the script printed; its errors where it was to fail."""
-    output, errors = process.communicate(timeout=300)
-    assert process.returncode == status, errors
-    return errors if status > 0 else output
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory):
+    """Starts one process for each backend, as importing it takes longer than most trainings."""
+    log = tmp_path_factory.mktemp("trainings")
+    processes = {}
+
+    def of(backend):
+        if importlib.util.find_spec(backend) is None:
+            pytest.skip(f"{backend} is not installed")
+        if backend not in processes:
+            processes[backend] = Trainings(backend, log / backend)
+        return processes[backend]
+
+    yield of
+    for process in processes.values():
+        process.close()
+
+
+def compare(process, case, folder, *, kills):
+    """A whole training, and one that is killed at those batches and started again each time with another seed."""
+    status, whole = process.fit(case, folder / "whole", seed=1)
+    assert status == 0, whole
+    for seed, kill in enumerate(kills, start=1):
+        status, _ = process.fit(case, folder / "killed", seed=seed, kill=kill)
+        assert status == -signal.SIGKILL
+    status, resumed = process.fit(case, folder / "killed", seed=9)
+    assert status == 0, resumed
+    assert resumed["digests"] == whole["digests"]
+    assert whole["warnings"] == resumed["warnings"] == []
+    return resumed
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("scenario", ["arrays", "dataset"])
+def test_a_training_killed_three_times_leaves_the_same_checkpoints(trainings, backend, scenario, tmp_path):
+    """Each restart goes on from what the one before left: inside an epoch, or at its end."""
+    resumed = compare(trainings(backend), {"scenario": scenario, **INSIDE}, tmp_path, kills=KILLS)
+    assert resumed["from"] == "2:18"
+
+
+CASES = {
+    "at an epoch's end alone": ("torch", {"scenario": "arrays"}),
+    "scaled loss, accumulation": ("torch", {"scenario": "scaled", **INSIDE}),
+    "scaled loss, accumulation, two batches at a time": ("tensorflow", {"scenario": "scaled", **INSIDE}),
+    "a step of its own, torch": ("torch", {"scenario": "stepping", **INSIDE}),
+    "a step of its own, JAX": ("jax", {"scenario": "stepping", **INSIDE}),
+    "a step of its own, two optimizers": ("tensorflow", {"scenario": "stepping", **INSIDE}),
+    "several inputs, outputs and metrics": ("torch", {"scenario": "several", **INSIDE}),
+    "several inputs, outputs and metrics, built late": ("tensorflow", {"scenario": "several", **INSIDE}),
+    "tf.data, cached and shuffled": ("tensorflow", {"scenario": "pipeline", **INSIDE}),
+    "tf.data on another backend": ("torch", {"scenario": "pipeline", **INSIDE}),
+    "a layer in tf.data": ("tensorflow", {"scenario": "augmented", **INSIDE}),
+    "a layer in a data set": ("tensorflow", {"scenario": "augmented", "options": {"inside": False}, **INSIDE}),
+    "a DataLoader with two workers": ("torch", {"scenario": "loader", "options": {"workers": 2}, **INSIDE}),
+    "two threads that load": ("torch", {"scenario": "workers", **INSIDE}),
+    "two threads that load, TensorFlow": ("tensorflow", {"scenario": "workers", **INSIDE}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_killed_training_leaves_the_same_checkpoints(trainings, name, tmp_path):
+    """Every checkpoint's digest is that of an uninterrupted run, although the restart had other seeds."""
+    backend, case = CASES[name]
+    compare(trainings(backend), case, tmp_path, kills=[[2, 3]])
+
+
+def test_another_seed_gives_other_digests(trainings, tmp_path):
+    """The comparison can fail: the digests depend on the random states."""
+    process = trainings("torch")
+    _, first = process.fit({"scenario": "dataset"}, tmp_path / "a", seed=1)
+    _, second = process.fit({"scenario": "dataset"}, tmp_path / "b", seed=2)
+    assert not set(first["digests"].values()) & set(second["digests"].values())
+
+
+# -- signals -------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("backend", "scenario", "seed_after"),
-    [
-        ("torch", "arrays", 2),
-        ("jax", "arrays", 2),
-        ("tensorflow", "dataset", 2),
-        # TensorFlow's orders hang on the seed, which has to be the same
-        pytest.param("tensorflow", "pipeline", 1, marks=pytest.mark.slow),
-        pytest.param("tensorflow", "arrays", 1, marks=pytest.mark.slow),
-        pytest.param("torch", "dataset", 2, marks=pytest.mark.slow),
-        pytest.param("jax", "dataset", 2, marks=pytest.mark.slow),
-        pytest.param("tensorflow", "twins", 2, marks=pytest.mark.slow),
-    ],
+    ("backend", "name", "status"),
+    [("torch", "SIGTERM", 143), ("jax", "SIGUSR1", 138), ("tensorflow", "SIGTERM", 143), ("torch", "SIGINT", 130)],
 )
-def test_a_killed_training_ends_bit_for_bit_like_an_uninterrupted_one(tmp_path, backend, scenario, seed_after):
-    """Killed inside epoch 3 and started again with other seeds, the last checkpoint has the same digest."""
-    if importlib.util.find_spec(backend) is None:
-        pytest.skip(f"{backend} is not installed")
-    whole = start(tmp_path / "whole", backend, scenario, seed=1)
-    killed = start(tmp_path / "killed", backend, scenario, seed=1, kill="3,2")
-    finish(killed, status=-signal.SIGKILL)
-    resumed = start(tmp_path / "killed", backend, scenario, seed=seed_after)
-    (_, expected), (continued_from, found) = (finish(each).split()[-2:] for each in (whole, resumed))
-    assert continued_from in ("0", "1", "2")
-    assert found == expected
+def test_a_signal_saves_before_the_next_batch_and_ends_the_training(trainings, backend, name, status, tmp_path):
+    """The restart goes on there, and ends bit for bit like a training that nobody asked to stop."""
+    process, case = trainings(backend), {"scenario": "dataset"}
+    _, whole = process.fit(case, tmp_path / "whole", seed=1)
+    ended, _ = process.fit({**case, "signal": name}, tmp_path / "cut", seed=1, kill=[1, 2])
+    _, resumed = process.fit(case, tmp_path / "cut", seed=2)
+    reason = "KeyboardInterrupt" if name == "SIGINT" else name
+    assert ended == status
+    assert "saving before the next batch" in process.log()
+    assert (resumed["from"], resumed["reasons"]) == ("0:8", ["1 epoch", reason, "1 epoch", "1 epoch", "1 epoch"])
+    assert whole["digests"].items() <= resumed["digests"].items()
 
 
-@pytest.mark.slow
-def test_arrays_that_tensorflow_shuffles_need_the_same_seed_and_say_so(tmp_path):
-    """Its order can't be restored: a script without a seed is told at once, one with another seed when it continues."""
-    pytest.importorskip("tensorflow")
-    unseeded = start(tmp_path / "unseeded", "tensorflow", "arrays", seed=0)
-    killed = start(tmp_path / "killed", "tensorflow", "arrays", seed=1, kill="4,0")
-    assert "TensorFlow shuffles without a seed" in finish(unseeded, status=1)
-    finish(killed, status=-signal.SIGKILL)
-    reseeded = start(tmp_path / "killed", "tensorflow", "arrays", seed=2)
-    assert "the seed is another one" in finish(reseeded, status=1)
+def test_a_signal_in_the_last_batch_is_answered_when_the_epoch_ends(trainings, tmp_path):
+    """Its checkpoint is the epoch's own, after validation, with the signal as its reason."""
+    process, case = trainings("torch"), {"scenario": "arrays"}
+    _, whole = process.fit(case, tmp_path / "whole", seed=1)
+    ended, _ = process.fit({**case, "signal": "SIGTERM"}, tmp_path / "cut", seed=1, kill=[1, 4])
+    _, resumed = process.fit(case, tmp_path / "cut", seed=2)
+    assert (ended, resumed["reasons"][1]) == (143, "SIGTERM")
+    assert resumed["digests"] == whole["digests"]
 
 
-@pytest.mark.slow
-def test_a_training_step_that_draws_from_tf_random_is_named(tmp_path):
-    """The state of such a draw lies in TensorFlow's kernels: the remedy is `keras.random`."""
-    pytest.importorskip("tensorflow")
-    noisy = start(tmp_path / "noisy", "tensorflow", "noisy", seed=1)
-    assert "draws from tf.random (RandomStandardNormal)" in finish(noisy, status=1)
+def test_a_signal_waits_for_the_epochs_end_where_the_data_hide_their_position(trainings, tmp_path):
+    """A Python generator can't be read again up to a batch."""
+    process = trainings("torch")
+    case = {"scenario": "generated", "signal": "SIGTERM"}
+    ended, said = process.fit(case, tmp_path, seed=1, kill=[1, 1])
+    assert ended == 143
+    assert "saving when the epoch ends" in said["log"]
+
+
+def test_a_second_signal_ends_at_once(trainings, tmp_path):
+    """Nothing is saved for it: the checkpoint to go on from is the one before."""
+    process, case = trainings("torch"), {"scenario": "arrays"}
+    ended, _ = process.fit({**case, "signal": "SIGTERM", "times": 2}, tmp_path, seed=1, kill=[1, 1])
+    _, resumed = process.fit(case, tmp_path, seed=2)
+    assert ended == -signal.SIGTERM
+    assert resumed["from"] == "0:5"

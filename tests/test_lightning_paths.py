@@ -1,5 +1,8 @@
 """References given to a Lightning Trainer, and what the tracker refuses or leaves as it was."""
 
+import os
+import signal
+
 import lightning.pytorch as lightning
 import pytest
 import torch
@@ -139,16 +142,30 @@ def test_every_few_epochs_also_saves_the_last():
     assert saved() == [1, 2]
 
 
-def test_steps_need_a_loader_with_a_length():
+def test_steps_need_a_loader_that_begins_again():
     """Where the position inside an epoch can't be kept, no such checkpoint is promised."""
+    once = iter(loaders()[0])
+    with pytest.raises(InvalidOption, match="is an iterator, which does not begin again"):
+        make_trainer(make_tracker(every="2 steps")).fit(make_model(lightning), once, loaders()[1])
 
-    class Stream(torch.utils.data.IterableDataset):
-        def __iter__(self):
-            return iter(loaders()[0].dataset[index] for index in range(32))
 
-    stream = torch.utils.data.DataLoader(Stream(), 8)
-    with pytest.raises(InvalidOption, match="without a length"):
-        make_trainer(make_tracker(every="2 steps")).fit(make_model(lightning), stream, loaders()[1])
+@pytest.mark.filterwarnings("ignore:.*`dataloader_iter`")
+def test_a_step_that_fetches_its_batches_is_saved_at_epochs_ends():
+    """Where it has got to is known to it alone; a signal is answered when its epoch is over."""
+
+    class Fetching(type(make_model(lightning))):
+        def training_step(self, dataloader_iter):
+            batch, index, _ = next(dataloader_iter)
+            if index == 1:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return self.loss(batch)
+
+    with pytest.raises(InvalidOption, match="fetches its batches itself"):
+        make_trainer(make_tracker(every="2 steps")).fit(Fetching(8), *loaders())
+    with pytest.raises(SystemExit):
+        make_trainer(make_tracker()).fit(Fetching(8), *loaders())
+
+    assert saved() == [0]
 
 
 def test_a_trainer_takes_one_tracker():
@@ -173,7 +190,7 @@ def test_other_generators_than_before_are_refused():
     generator = torch.Generator().manual_seed(1)
     make_trainer(make_tracker()).fit(make_model(lightning), *loaders(generator=generator))
 
-    with pytest.raises(StateMismatch, match=r"1 torch\.Generator"):
+    with pytest.raises(StateMismatch, match=r"0\.sampler\.generator; now there are: none"):
         make_trainer(make_tracker(), max_epochs=3).fit(make_model(lightning), *loaders())
 
 
@@ -242,7 +259,7 @@ def test_another_number_of_processes_is_refused(monkeypatch):
     trainer = make_trainer(make_tracker(), max_epochs=3)
     monkeypatch.setattr(trainer.strategy, "world_size", 2)
 
-    with pytest.raises(StateMismatch, match=r"saved by 1 process\(es\), and this training has 2"):
+    with pytest.raises(StateMismatch, match="world_size: 1 before, 2 now"):
         trainer.fit(make_model(lightning), *loaders())
 
 

@@ -1,45 +1,201 @@
-"""A PyTorch training killed with SIGKILL and started again ends where an uninterrupted one does, bit for bit."""
+"""A PyTorch training that was killed or interrupted, and started again, ends where an uninterrupted one does.
+
+Bit for bit, although the restart has other seeds: the model has BatchNorm and Dropout, and loading a sample draws from
+torch's, NumPy's and Python's generators. Trainings run in forks of one process, see `torch_training.py`.
+"""
 
 import signal
 import subprocess
 import sys
 
 import pytest
-import training
+from trainings import Trainings, agree
 
-CASES = {
-    "at an epoch's end": ["--kill", "2:3"],
-    "in the first epoch, before any checkpoint": ["--kill", "0:2"],
-    "with a plateau scheduler": ["--kill", "2:3", "--scheduler", "plateau"],
-    "inside an epoch": ["--kill", "2:4", "--every", "2 steps"],
-    "inside an epoch, with two triggers and a step scheduler": [
-        *("--kill", "1:4", "--every", "3 steps", "--every", "1 epoch", "--scheduler", "onecycle")
-    ],
-    "inside an epoch, with two workers": ["--kill", "2:4", "--every", "2 steps", "--workers", "2"],
+INSIDE = {"every": "2 steps"}
+EVERYTHING = {
+    **{"every": ["2 steps", "1 epoch"], "validate": True, "generator": True, "shaking": True},
+    **{"precision": "scaler", "average": "ema", "scheduler": "plateau"},
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_a_killed_training_ends_bit_equal(case, tmp_path):
-    """The last checkpoint's digest is that of an uninterrupted run, although the restart had other seeds."""
-    arguments = CASES[case]
-    kept = arguments[2:]
-    whole = training.last_line(training.start("torch_training.py", tmp_path / "whole", *kept))
-
-    killed = training.start("torch_training.py", tmp_path / "killed", *arguments)
-    seed = 1 if case.startswith("in the first epoch") else 2
-    resumed = training.last_line(training.start("torch_training.py", tmp_path / "killed", *kept, seed=seed))
-
-    assert killed.returncode == -signal.SIGKILL
-    assert resumed == whole
+@pytest.fixture(scope="module")
+def trainings(tmp_path_factory):
+    """The process that forks them."""
+    with Trainings("torch_training.py", tmp_path_factory.mktemp("trainings")) as started:
+        yield started
 
 
-def test_another_seed_gives_another_digest(tmp_path):
+KILLED = {
+    "at an epoch's end": ({}, [1, 3]),
+    "without batches()": ({"batches": False}, [1, 3]),
+    "inside an epoch": (INSIDE, [1, 3]),
+    "two workers": ({"workers": 2}, [2, 1]),
+    "two workers, inside": ({"workers": 2, **INSIDE}, [1, 3]),
+    "lasting workers": ({"workers": 2, "persistent": True, "data": "still", "every": "1 step"}, [2, 3]),
+    "accumulation over the epoch's end": ({"accumulate": 2}, [1, 3]),
+    "accumulation, inside": ({"accumulate": 2, "every": "1 step"}, [1, 3]),
+    "scaler": ({"precision": "scaler"}, [1, 3]),
+    "bfloat16, inside": ({"precision": "bf16", **INSIDE}, [2, 3]),
+    "average of the weights": ({"average": "ema"}, [1, 3]),
+    "SWA": ({"average": "swa", "scheduler": "swa"}, [2, 3]),
+    "SWA, inside": ({"average": "swa", "scheduler": "swa", **INSIDE}, [2, 3]),
+    "plateau": ({"scheduler": "plateau", "validate": True}, [2, 3]),
+    "one cycle, inside": ({"scheduler": "onecycle", **INSIDE}, [1, 3]),
+    "StatefulDataLoader": ({"data": "stateful"}, [1, 3]),
+    "StatefulDataLoader, inside": ({"data": "stateful", **INSIDE}, [1, 3]),
+    "StatefulDataLoader, two workers, inside": ({"data": "stateful", "workers": 2, **INSIDE}, [1, 3]),
+    "IterableDataset, inside": ({"data": "stream", **INSIDE}, [1, 3]),
+    "IterableDataset, two workers, inside": ({"data": "stream", "workers": 2, **INSIDE}, [1, 3]),
+    "generator function, inside": ({"data": "function", **INSIDE}, [1, 3]),
+    "generators and counters of a data set's own": ({"data": "own"}, [2, 3]),
+    "generators and counters of a data set's own, inside": ({"data": "own", **INSIDE}, [1, 3]),
+    "two ranks": ({"ranks": 2, "every": "1 step"}, [1, 2]),
+}
+
+
+@pytest.mark.parametrize("name", KILLED)
+def test_a_killed_training_ends_bit_equal(name, trainings):
+    """Every checkpoint after the restart has the digest of the uninterrupted training's."""
+    case, kill = KILLED[name]
+    store, status, _ = trainings.interrupted(case, kill=kill)
+
+    told = trainings.resumed(store, case)
+
+    assert status in (-signal.SIGKILL, [-signal.SIGKILL] * 2)
+    assert told["done"][0] != [0, 0]
+    assert (agree(told, trainings.whole(case)), told["said"]) == (True, [])
+
+
+@pytest.mark.parametrize("kill", [[0, 2], [0, 4], [1, 0], [1, 1], [1, 4], [2, 2], [2, 4]], ids=str)
+def test_it_may_be_killed_at_any_batch(kill, trainings):
+    """With everything that a training may have at once."""
+    store, _, _ = trainings.interrupted(EVERYTHING, kill=kill)
+
+    assert agree(trainings.resumed(store, EVERYTHING), trainings.whole(EVERYTHING))
+
+
+INTERRUPTED = {
+    "SIGTERM at a batch": ({}, {"signal": [1, 2, "SIGTERM"]}, 143, "0:8:3"),
+    "Ctrl-C at a batch": ({}, {"signal": [1, 2, "SIGINT"]}, 1, "0:8:3"),
+    "SIGTERM while gradients accumulate": ({"accumulate": 2}, {"signal": [1, 2, "SIGTERM"]}, 143, "0:4:4"),
+    "SIGTERM at the last batch": ({}, {"signal": [1, 4, "SIGTERM"]}, 143, "0:10:5"),
+    "SIGUSR1 in validation": ({"validate": True}, {"signal": [1, "validation 2", "SIGUSR1"]}, 138, "0:10:5"),
+    "an error in validation": ({"validate": True, "accumulate": 2}, {"error": [1, "validation 2"]}, 1, "0:4:5"),
+    "Ctrl-C while workers load": ({"workers": 2}, {"interrupt": 14}, 1, "None:1:1"),
+    "an error of the loader": ({"generator": True}, {"fail": 40}, 1, "0:6:1"),
+    "an error of the loader at the first batch": ({"every": "3 epochs"}, {"fail": 62}, 1, "1:10:0"),
+    "SIGTERM to one of two ranks": ({"ranks": 2}, {"signal": [1, 2, "SIGTERM"], "signalled": 1}, [143] * 2, "0:8:3"),
+}
+
+
+@pytest.mark.parametrize("name", INTERRUPTED)
+def test_an_interrupted_training_is_saved_where_it_is(name, trainings):
+    """An emergency checkpoint is at hand between two steps and in validation, and continues exactly."""
+    case, how, expected, saved = INTERRUPTED[name]
+    store, status, _ = trainings.interrupted(case, **how)
+
+    told = trainings.resumed(store, case)
+
+    assert status == expected
+    assert saved in told["saved"]
+    assert agree(told, trainings.whole(case))
+
+
+def test_an_error_of_the_script_in_a_batch_saves_nothing(trainings):
+    """The state in the middle of a step is nothing to continue from: the epoch is done again."""
+    store, _, _ = trainings.interrupted({}, error=[1, 2])
+
+    told = trainings.resumed(store, {})
+
+    assert told["done"][0] == [1, 0]
+    assert agree(told, trainings.whole({}))
+
+
+def test_more_epochs_continue_exactly(trainings):
+    """A finished training that is given more epochs ends where one with all of them from the start does."""
+    case = {"scheduler": "steps"}
+    store, _, _ = trainings.interrupted({**case, "epochs": 2})
+
+    assert agree(trainings.resumed(store, case), trainings.whole(case))
+
+
+def test_random_numbers_in_lasting_workers_are_told_of(trainings):
+    """What goes on in workers that live on is in no checkpoint: said at once, and seen again at the restart."""
+    case = {"workers": 2, "persistent": True, "every": "2 steps"}
+    store, _, _ = trainings.interrupted(case, kill=[1, 3])
+
+    first = trainings.whole(case)
+    told = trainings.resumed(store, case)
+
+    assert not agree(told, first)
+    assert [each.partition(",")[0] for each in first["said"]] == [
+        "the loader's workers live on (persistent_workers=True)"
+    ]
+    assert any("first batch is not the one" in each for each in told["said"])
+
+
+LOADER = ["data", "loaders", 0]
+AT_END, WITHIN = [2, 0], [1, 3]
+SPOILT = {
+    "torch's generator": (AT_END, ["pop", "rng", "torch"]),
+    "torch's generator, inside": (WITHIN, ["pop", "rng", "torch"]),
+    "NumPy's generator": (AT_END, ["pop", "rng", "numpy"]),
+    "Python's generator": (AT_END, ["pop", "rng", "python"]),
+    "the loader's generator": (AT_END, ["pop", *LOADER, "generators", "loader.sampler.generator"]),
+    "the generator of a module": (AT_END, ["pop", "generators", "model.5.generator"]),
+    "another loader's generator": (AT_END, ["pop", "data", "loaders", 1, "generators", "loader.sampler.generator"]),
+    "what the order was drawn from": (
+        WITHIN,
+        ["pop", "data", "start", "source", "generators", "loader.sampler.generator"],
+    ),
+    "the generators at the epoch's begin": (WITHIN, ["pop", "data", "begun", "rng", "torch"]),
+    "the batch": (WITHIN, ["zero", "data", "batch"]),
+    "BatchNorm's buffers": (WITHIN, ["zero", "model", "1.running_mean"]),
+    "the optimizer's moments": (WITHIN, ["zero", "optimizer", "state", 0, "exp_avg"]),
+    "the plateau's best": (WITHIN, ["zero", "scheduler", "best"]),
+    "the scaler's count": (AT_END, ["zero", "scaler", "_growth_tracker"]),
+    "the average": (AT_END, ["zero", "ema", "module.0.weight"]),
+}
+
+
+@pytest.mark.parametrize("piece", SPOILT)
+def test_each_piece_is_needed(piece, trainings):
+    """Without it the restarted training ends elsewhere: the comparison would notice."""
+    kill, change = SPOILT[piece]
+    store, _, _ = trainings.interrupted(EVERYTHING, kill=kill)
+
+    told = trainings.resumed(store, EVERYTHING, spoil=[change])
+
+    assert not agree(told, trainings.whole(EVERYTHING))
+
+
+OTHERWISE_SPOILT = {
+    "waiting gradients": ({"accumulate": 2}, ["pop", "gradients"]),
+    "a data set's generator": ({"data": "own"}, ["pop", *LOADER, "generators", "loader.dataset.generator"]),
+    "a transform's generator": (
+        {"data": "own"},
+        ["pop", *LOADER, "generators", "loader.dataset.transforms[1].closed"],
+    ),
+    "a sampler's count": ({"data": "own"}, ["zero", *LOADER, "counters", "1.Counting.passes"]),
+    "a sampler's seed": ({"data": "own"}, ["pop", *LOADER, "counters", "1.Counting.seed"]),
+    "the learning rate's cycle": ({"scheduler": "onecycle"}, ["zero", "scheduler", "last_epoch"]),
+    "another rank's generators": ({"ranks": 2}, ["pop", "ranks", 0, "rng", "numpy"]),
+    "workers that were there": (KILLED["lasting workers"][0], ["zero", "data", "lasting"]),
+}
+
+
+@pytest.mark.parametrize("piece", OTHERWISE_SPOILT)
+def test_each_other_piece_is_needed(piece, trainings):
+    """Of trainings that have something more."""
+    case, change = OTHERWISE_SPOILT[piece]
+    store, _, _ = trainings.interrupted(case, kill=[2, 3])
+
+    assert not agree(trainings.resumed(store, case, spoil=[change]), trainings.whole(case))
+
+
+def test_another_seed_gives_another_digest(trainings):
     """The comparison can fail: the digest depends on the random states."""
-    first = training.last_line(training.start("torch_training.py", tmp_path / "a", seed=1))
-    second = training.last_line(training.start("torch_training.py", tmp_path / "b", seed=2))
-
-    assert first != second
+    assert trainings.whole({})["saved"] != trainings.whole({"seed": 2})["saved"]
 
 
 UNSEEDED = """

@@ -3,12 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch_parts import parts, rows, step, stop_at, train
 
 from ckpt_tracker import Store
-from ckpt_tracker.errors import CheckpointNotFound, CheckpointWarning, InvalidOption, RunBusy, StateMismatch
+from ckpt_tracker.errors import CheckpointNotFound, CheckpointWarning, RunBusy, StateMismatch
 from ckpt_tracker.integrations.torch import CheckpointTracker
-
-torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -16,31 +15,6 @@ def store(tmp_path):
     """A store, closed at the end."""
     with Store(tmp_path / "checkpoints") as opened:
         yield opened
-
-
-def parts(width=3, optimizer=torch.optim.SGD):
-    """A model and its optimizer."""
-    model = nn.Linear(2, width)
-    return {"model": model, "optimizer": optimizer(model.parameters(), lr=0.1)}
-
-
-def step(model, optimizer):
-    """One optimizer step."""
-    optimizer.zero_grad()
-    model(torch.ones(1, 2)).sum().backward()
-    optimizer.step()
-
-
-def train(store, epochs=3, *, run="run", **options):
-    """A whole training with one step an epoch; gives the epochs it did and its last checkpoint."""
-    objects = parts()
-    done = []
-    with CheckpointTracker(store, run, **objects, **options) as tracker:
-        for epoch in tracker.epochs(epochs):
-            step(**objects)
-            tracker.log(loss=1 / (epoch + 1))
-            done.append(epoch)
-    return done, tracker.run.last()
 
 
 def test_each_epoch_leaves_a_checkpoint_with_its_metrics(store):
@@ -165,61 +139,6 @@ def test_resume_last_fails_clearly_where_there_is_nothing(store):
         CheckpointTracker(store, "new", resume="last", **parts())
 
 
-def test_a_model_that_does_not_fit_is_shown_beside_the_checkpoint(store):
-    """Names and shapes of both sides are in the message, and the run can be used afterwards."""
-    train(store, 1)
-
-    with pytest.raises(StateMismatch, match=r"weight: \[5, 2\] in the script, \[3, 2\] in the checkpoint"):
-        CheckpointTracker(store, "run", **parts(width=5))
-
-    assert train(store, 2)[0] == [1]
-
-
-def test_other_objects_than_the_checkpoint_holds_are_refused(store):
-    """A forgotten scheduler is no silent difference."""
-    train(store, 1)
-    objects = parts()
-    scheduler = torch.optim.lr_scheduler.StepLR(objects["optimizer"], 1)
-
-    with pytest.raises(StateMismatch, match="scheduler"):
-        CheckpointTracker(store, "run", scheduler=scheduler, **objects)
-
-
-def test_dicts_and_generators_are_objects_too(store):
-    """A GAN's two models and optimizers, and generators of torch and NumPy, come back each by its name."""
-    import numpy as np
-
-    def build():
-        models = {"g": nn.Linear(2, 2), "d": nn.Linear(2, 1)}
-        optimizers = [torch.optim.Adam(each.parameters()) for each in models.values()]
-        extra = {"noise": torch.Generator().manual_seed(3), "order": np.random.default_rng(3)}
-        return {"model": models, "optimizer": optimizers, "extra": extra}
-
-    first = build()
-    with CheckpointTracker(store, "gan", **first) as tracker:
-        for _ in tracker.epochs(1):
-            for model, optimizer in zip(first["model"].values(), first["optimizer"], strict=True):
-                step(model, optimizer)
-            torch.rand(1, generator=first["extra"]["noise"]), first["extra"]["order"].random()
-
-    second = build()
-    with CheckpointTracker(store, "gan", **second) as tracker:
-        assert list(tracker.epochs(1)) == []
-
-    assert torch.equal(first["model"]["d"].weight, second["model"]["d"].weight)
-    assert torch.equal(
-        torch.rand(4, generator=first["extra"]["noise"]), torch.rand(4, generator=second["extra"]["noise"])
-    )
-    assert first["extra"]["order"].random() == second["extra"]["order"].random()
-    assert store["gan@last"].step == 1
-
-
-def test_an_object_without_state_is_refused_by_name(store):
-    """What can't be saved is said before the training starts."""
-    with pytest.raises(InvalidOption, match=r"extra\.fn is a function"):
-        CheckpointTracker(store, "run", extra={"fn": lambda: None})
-
-
 def test_every_second_epoch_and_the_last(store):
     """`2 epochs` saves epochs 1 and 3, and the end of the training always."""
     train(store, 5, every="2 epochs", keep="last:9")
@@ -244,42 +163,104 @@ def test_a_missing_metric_warns_once_and_keeps_the_checkpoint(store):
     assert [each.epoch for each in store.run("run").checkpoints()] == [1, 2]
 
 
-def test_a_frozen_encoder_is_stored_once(store):
-    """Ten epochs of a model whose encoder is frozen add only what changed, small biases of the encoder included."""
-    encoder = nn.Sequential(*(nn.Linear(200, 200) for _ in range(4))).requires_grad_(False)
-    model = nn.Sequential(encoder, nn.Linear(200, 1))
-    optimizer = torch.optim.SGD(model[1].parameters(), lr=0.1)
-    with CheckpointTracker(store, "frozen", model=model, optimizer=optimizer, keep="last:10") as tracker:
-        for _ in tracker.epochs(10):
-            optimizer.zero_grad()
-            model(torch.ones(1, 200)).sum().backward()
-            optimizer.step()
-
-    head = sum(each.numel() * 4 for each in model[1].parameters())
-    random_states = 2500 + 2500 + 5056  # Python's, NumPy's and torch's
-    assert all(each.stored_bytes < head + random_states + 2000 for each in store.run("frozen").checkpoints()[1:])
-
-
-def test_tied_weights_come_back_tied(store):
-    """One storage under two names is one tensor after loading too."""
-    model = nn.ModuleDict({"embed": nn.Embedding(4, 3), "head": nn.Linear(3, 4, bias=False)})
-    model["head"].weight = model["embed"].weight
-    with CheckpointTracker(store, "tied", model=model) as tracker:
+def test_the_steps_between_the_batches_of_a_loader_are_saved(store):
+    """With batches() a step trigger saves inside the epoch; the last batch leaves that to the epoch's end."""
+    objects = parts()
+    with CheckpointTracker(store, "run", every="2 steps", keep="last:9", **objects) as tracker:
         for _ in tracker.epochs(1):
-            pass
+            for index, _ in enumerate(tracker.batches(rows())):
+                assert (tracker.batch, tracker.step) == (index, index)
+                step(**objects)
 
-    state = store["tied@last"].load("model")
+    found = [(each.epoch, each.step, each.context.get("batch")) for each in store.run("run").checkpoints()]
 
-    assert state["head.weight"] is state["embed.weight"]
+    assert found == [(None, 2, 2), (None, 4, 4), (0, 6, None)]
 
 
-def test_a_model_in_data_parallel_restores_into_a_bare_one(store):
-    """The `module.` prefix is no part of the state."""
-    model = nn.Linear(2, 3)
-    with CheckpointTracker(store, "run", model=nn.DataParallel(model)) as tracker:
+def test_a_resumed_epoch_goes_on_with_its_next_batch(store):
+    """`tracker.batch` is the batch's index in the epoch, where the loop's own count begins anew."""
+    stop_at(store, 4, rows())
+    objects = parts()
+    with CheckpointTracker(store, "run", **objects) as tracker:
         for _ in tracker.epochs(1):
-            pass
-    bare = nn.Linear(2, 3)
-    CheckpointTracker(store, "run", model=bare).close()
+            found = [tracker.batch for _ in tracker.batches(rows())]
 
-    assert torch.equal(bare.weight, model.weight)
+    assert found == [4, 5]
+
+
+def test_a_resumed_epoch_that_does_not_look_for_its_place_is_refused(store):
+    """A loop that no longer runs over batches() would train the whole epoch once more."""
+    stop_at(store, 4, rows())
+
+    with pytest.raises(StateMismatch, match=r"run over tracker\.batches"):
+        train(store)
+
+
+def test_what_the_script_did_in_between_leaves_no_trace(store):
+    """The objects are restored once more where the loop goes on: pretrained weights loaded again are not kept."""
+    train(store, 1)
+    weight = store["run@last"].load("model")["weight"]
+    objects = parts()
+    with CheckpointTracker(store, "run", **objects) as tracker:
+        nn.init.zeros_(objects["model"].weight)
+        for _ in tracker.epochs(2):
+            assert torch.equal(objects["model"].weight, weight)
+
+
+def test_the_head_of_an_epoch_may_be_gone_through_twice(store):
+    """A scheduler that is stepped before the batches of an epoch is not stepped once too often by a resume inside."""
+
+    def run(*, stop):
+        objects = parts()
+        scheduler = torch.optim.lr_scheduler.StepLR(objects["optimizer"], 1, gamma=0.5)
+        with CheckpointTracker(store, "run", scheduler=scheduler, every="1 step", **objects) as tracker:
+            for epoch in tracker.epochs(3):
+                scheduler.step()
+                for index, _ in enumerate(tracker.batches(rows())):
+                    if (epoch, index) == (1, 3) and stop:
+                        raise ZeroDivisionError
+                    step(**objects)
+        return scheduler.get_last_lr()
+
+    with pytest.warns(UserWarning, match="lr_scheduler.step"), pytest.raises(ZeroDivisionError):
+        run(stop=True)
+
+    assert run(stop=False) == [0.1 / 8]
+
+
+def test_weights_swapped_in_for_validation_are_not_saved_as_the_models(store):
+    """An error in a validation that runs on averages leaves no checkpoint with them in the place of the weights."""
+    model = nn.Linear(200, 200)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(ZeroDivisionError), CheckpointTracker(store, "run", model=model, optimizer=optimizer) as tracker:
+        for epoch in tracker.epochs(3):
+            for _ in tracker.batches(rows()):
+                optimizer.zero_grad()
+                model(torch.ones(1, 200)).sum().backward()
+                optimizer.step()
+            if epoch == 1:
+                model.weight.data.mul_(0.5)
+                raise ZeroDivisionError
+
+    assert (store["run@last"].epoch, store["run@last"].reason) == (0, "1 epoch")
+
+
+def test_an_error_after_a_loaders_end_says_what_a_resume_there_means(store):
+    """The loop over the batches has no turn then, and code that counts on its variables fails: the error says why."""
+    objects = parts()
+
+    def run():
+        with CheckpointTracker(store, "run", **objects) as tracker:
+            for _ in tracker.epochs(2):
+                for (x,) in tracker.batches(rows()):
+                    step(**objects)
+                    last = x
+                last.nothing()
+
+    with pytest.raises(AttributeError):
+        run()
+    with pytest.raises(UnboundLocalError) as caught:
+        run()
+
+    assert "resumed after its last batch (run@v1)" in caught.value.__notes__[0]
+    assert [each.reason for each in store.run("run").checkpoints()] == ["exception"]

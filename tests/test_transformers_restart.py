@@ -1,5 +1,6 @@
 """Trainings with a transformers Trainer that are started again: interrupted ones, finished ones, stopped ones."""
 
+import gc
 import logging
 import os
 import shutil
@@ -9,7 +10,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file
-from scripts.transformers_training import arguments, digests, make_trainer, new, seeded
+from scripts.transformers_training import Rows, arguments, digests, make_trainer, new, seeded
 
 from ckpt_tracker.errors import RunBusy
 from ckpt_tracker.integrations.transformers import CheckpointTracker
@@ -92,6 +93,82 @@ def test_a_folder_given_to_train_wins(store, tmp_path):
     assert [each.epoch for each in tracker.run.checkpoints()] == [0, 1, 1, 2, 3]
 
 
+def test_true_given_to_train_is_the_newest(store, tmp_path):
+    """Of the run, where it has one; else of the Trainer's own."""
+    make_trainer(tmp_path, CheckpointTracker(store, "other"), save_strategy="epoch", num_train_epochs=1).train()
+    tracker = new(store)
+    make_trainer(tmp_path, tracker, num_train_epochs=2).train(resume_from_checkpoint=True)
+    again = new(store)
+    make_trainer(tmp_path, again, num_train_epochs=3).train(resume_from_checkpoint=True)
+
+    assert tracker.resumed_from is None
+    assert again.resumed_from.epoch == 1
+    assert [each.epoch for each in again.run.checkpoints()] == [1, 2]
+
+
+def test_a_folder_serves_a_trainer_without_the_tracker(store, tmp_path):
+    """Which goes on from it, and writes its own checkpoints."""
+    tracker = new(store)
+    make_trainer(tmp_path, tracker, num_train_epochs=2).train()
+    trainer = make_trainer(tmp_path, None, save_strategy="epoch", num_train_epochs=3)
+    trainer.train(resume_from_checkpoint=tracker.hf_dir("last"))
+
+    assert trainer.state.global_step == 15
+    assert os.path.isdir(tmp_path / "checkpoint-15")
+
+
+def test_a_callback_that_is_new_does_not_hinder(store, tmp_path):
+    """A Trainer that writes its own checkpoints finds its state."""
+    options = {"save_strategy": "epoch", "metric_for_best_model": "eval_loss"}
+    make_trainer(tmp_path, new(store), num_train_epochs=1, **options).train()
+    added = transformers.EarlyStoppingCallback(9)
+    make_trainer(tmp_path, new(store), added, num_train_epochs=2, **options).train()
+
+    assert os.path.isdir(tmp_path / "checkpoint-10")
+
+
+def test_only_what_is_needed_is_loaded_again(store, tmp_path):
+    """Inside an epoch the samples before the position are not, where the process loads them itself."""
+    make_trainer(tmp_path, new(store), num_train_epochs=1, max_steps=4).train()
+    loaded = []
+
+    class Counted(Rows):
+        def __getitem__(self, index):
+            loaded.append(index)
+            return super().__getitem__(index)
+
+    trainer = make_trainer(tmp_path, new(store), max_steps=5)
+    trainer.train_dataset = Counted(30)
+    trainer.train()
+
+    assert trainer.state.global_step == 5
+    assert len(loaded) == 3 * 6
+
+
+@pytest.mark.parametrize("kind", [transformers.Seq2SeqTrainer, type("Own", (transformers.Trainer,), {})])
+def test_other_trainers_continue_too(store, tmp_path, kind):
+    """A subclass, with arguments, metrics and evaluations of its own."""
+    options = {"eval_strategy": "steps", "eval_steps": 3, "kind": kind}
+
+    def make(tracker, **more):
+        trainer = make_trainer(tmp_path, tracker, **options, **more)
+        trainer.compute_metrics = lambda found: {"accuracy": float((found[0].argmax(-1) == found[1]).mean())}
+        return trainer
+
+    seeded(1)
+    whole = new(tmp_path / "whole", every="3 steps", monitor="eval_accuracy", mode="max")
+    make(whole, max_steps=12).train()
+    seeded(1)
+    make(new(store, every="3 steps"), max_steps=12, **{}).train()
+    tracker = new(store, every="3 steps", resume="r@step:6")
+    seeded(2)
+    make(tracker, max_steps=12).train()
+
+    assert [each.step for each in tracker.run.checkpoints()] == [3, 6, 9, 12, 9, 12]
+    assert "eval_accuracy" in tracker.run.last().metrics
+    assert digests(tracker)[-2:] == digests(whole)[-2:]
+
+
 def test_hf_dir_of_an_empty_run_is_none(store):
     """So that `train(resume_from_checkpoint=tracker.hf_dir("last"))` also starts a training."""
     assert new(store).hf_dir("last") is None
@@ -109,11 +186,12 @@ def test_hf_dir_best_holds_the_best_model(store, tmp_path):
 
 def test_hf_dir_goes_with_its_tracker(store, tmp_path):
     """Temporary folders do not pile up."""
+    make_trainer(tmp_path, new(store), num_train_epochs=1).train()
     tracker = new(store)
-    make_trainer(tmp_path, tracker, num_train_epochs=1).train()
     folder = tracker.hf_dir("v1")
     assert os.path.isdir(folder)
-    tracker._folders.clear()
+    del tracker
+    gc.collect()
 
     assert not os.path.exists(folder)
 

@@ -108,23 +108,39 @@ def test_two_trackers_are_refused(store, tmp_path):
 
 
 def test_arguments_are_recorded_without_secrets(store, tmp_path):
-    """As the run's hyperparameters; what the script gives stands above them."""
+    """As the run's hyperparameters; what the script gives stands above them, and where it writes to is none."""
     tracker = new(store, config={"seed": "mine"})
-    make_trainer(tmp_path, tracker, num_train_epochs=1, hub_token="hf_secret").train()
+    more = {"hub_token": "hf_secret", "lr_scheduler_kwargs": {"api_key": "secret"}, "run_name": "monday"}
+    make_trainer(tmp_path, tracker, num_train_epochs=1, lr_scheduler_type="constant", **more).train()
 
     config = tracker.run.config
     assert config["learning_rate"] == 0.02
     assert config["seed"] == "mine"
-    assert not any("token" in name.lower() for name in config)
+    assert config["average_tokens_across_devices"] is True
+    assert "secret" not in str(config)
+    assert not {"hub_token", "output_dir", "run_name"} & set(config)
 
 
-def test_data_that_draw_random_numbers_are_mentioned_inside_an_epoch(store, tmp_path):
-    """Once: a Trainer does not load skipped samples again, so it can't continue there exactly."""
-    trainer = make_trainer(tmp_path, new(store, every="2 steps"), noisy=True)
-
-    with pytest.warns(CheckpointWarning, match="as they are loaded") as said:
+def test_a_stream_that_draws_random_numbers_is_mentioned_inside_an_epoch(store, tmp_path):
+    """Once: they may decide what comes next, and are not those of the process that was killed."""
+    options = {"stream": True, "eval_strategy": "no", "max_steps": 5}
+    trainer = make_trainer(tmp_path, new(store, every="2 steps"), noisy=True, **options)
+    with pytest.warns(CheckpointWarning, match="stream that draws random numbers") as said:
         trainer.train()
+
     assert len(said) == 1
+    make_trainer(tmp_path, new(store / "other", every="2 steps"), **options).train()
+
+
+def test_workers_that_live_on_and_draw_random_numbers_are_mentioned(store, tmp_path):
+    """Once: their random states are theirs alone."""
+    options = {"dataloader_num_workers": 1, "dataloader_persistent_workers": True, "num_train_epochs": 2}
+    trainer = make_trainer(tmp_path, new(store), noisy=True, **options)
+    with pytest.warns(CheckpointWarning, match="dataloader_persistent_workers=False") as said:
+        trainer.train()
+
+    assert len(said) == 1
+    make_trainer(tmp_path, new(store / "other"), **options).train()
 
 
 def test_metrics_inside_an_epoch_are_those_of_its_step(store, tmp_path):

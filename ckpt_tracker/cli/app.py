@@ -13,7 +13,11 @@ from ckpt_tracker.cli.command import store_option
 from ckpt_tracker.cli.human import printable, relative
 from ckpt_tracker.errors import CkptTrackerError, StoreFull
 
-COMMANDS = ("runs", "ls", "show", "best", "export", "verify", "gc", "demo")
+COMMANDS = (
+    *("runs", "ls", "show", "best", "why", "log"),
+    *("tag", "pin", "unpin", "prune", "rm", "trash", "undo", "gc"),
+    *("export", "verify", "verify-resume", "repair", "demo"),
+)
 INTERRUPTED = 130
 _EPILOG = """\
 A REF is RUN, RUN@last, RUN@best, RUN@best:METRIC:min|max, RUN@v12, RUN@epoch:3, RUN@step:1200 or RUN@TAG.
@@ -43,7 +47,8 @@ class Commands(click.Group):
         """The command in the module of that name."""
         if cmd_name not in COMMANDS:
             return None
-        found: click.Command = getattr(importlib.import_module(f"ckpt_tracker.cli.{cmd_name}"), cmd_name)
+        name = cmd_name.replace("-", "_")
+        found: click.Command = getattr(importlib.import_module(f"ckpt_tracker.cli.{name}"), name)
         return found
 
     def resolve_command(

@@ -23,7 +23,8 @@ def print_checkpoints(
         return record.version == best.get(record.run)
 
     def tags(record: CheckpointRecord) -> str:
-        return " ".join([*(["best"] if is_best(record) else []), *record.tags])
+        marks = {"best": is_best(record), "pinned": record.pinned, "weights-only": record.full_digest is not None}
+        return " ".join([*(name for name, holds in marks.items() if holds), *record.tags])
 
     metrics = metric_order(records, [each.metric for each in monitors.values() if each])
     print_rows([*_columns(metrics, by_ref=by_ref), Column("tags", tags, text=True)], records, chosen=is_best)

@@ -6,20 +6,41 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ckpt_tracker.records import CheckpointRecord, Finding, Monitor, RunRecord
+    from ckpt_tracker.records import CheckpointRecord, Decision, Finding, Monitor, Plan, RunRecord
 
 Document = dict[str, Any]
 
 CHECKPOINT_KEYS = (
     "ref, run, version, epoch, step, metrics {name: number}, created_at (UTC), digest, nbytes, stored_bytes, "
     "sections [name], kind, reason, parents [{ref, digest, overrides}], stall_seconds, write_seconds, "
-    "context (world size, data, …), tags [name], best"
+    "context (world size, data, …), tags [name], pinned, full_digest (of one with weights only: its digest when it was "
+    "whole), best"
 )
+DECISION_KEYS = (
+    "ref, run, version, epoch, step, metrics {name: number}, created_at (UTC), nbytes, keep, weights_only (it loses "
+    "what predictions don't need), reasons [text]"
+)
+
+FINDING_KEYS = "ref (empty where it is the store's), path, problem, kind, loads [section that still loads]"
 
 
 def checkpoint_document(record: CheckpointRecord, *, best: bool) -> Document:
     """A checkpoint; `best` by its run's own monitor."""
     return {"ref": record.ref, **dataclasses.asdict(record), "best": best}
+
+
+def decision_document(decision: Decision) -> Document:
+    """What a retention decides for a checkpoint."""
+    record = decision.checkpoint
+    names = ("ref", "run", "version", "epoch", "step", "metrics", "created_at", "nbytes")
+    what = {name: getattr(record, name) for name in names}
+    return {**what, "keep": decision.keep, "weights_only": decision.weights_only, "reasons": decision.reasons}
+
+
+def plan_document(plan: Plan) -> Document:
+    """All its decisions."""
+    decisions = [decision_document(each) for each in plan.decisions]
+    return {"keep": plan.keep, "freed_bytes": plan.freed_bytes, "decisions": decisions}
 
 
 def run_document(record: RunRecord) -> Document:
@@ -34,4 +55,4 @@ def monitor_document(monitor: Monitor | None) -> Document | None:
 
 def finding_document(finding: Finding) -> Document:
     """What `verify` found wrong; the path is absolute."""
-    return {"ref": finding.ref, "path": str(finding.path), "problem": finding.problem}
+    return {**dataclasses.asdict(finding), "path": str(finding.path)}

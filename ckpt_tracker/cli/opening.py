@@ -21,22 +21,29 @@ def chosen(store: str | None) -> str | None:
     return given
 
 
+def folder(store: str | None) -> Path:
+    """Where the store is, or would be."""
+    return Path(chosen(store) or os.environ.get("CKPT_TRACKER_STORE") or "checkpoints").expanduser()
+
+
 def open_store(store: str | None) -> Store:
     """The store, which must exist: looking makes none. Raises StoreNotFound, naming stores nearby; NotAStore, …"""
     from ckpt_tracker.store import Store
 
     path = chosen(store)
     try:
-        _refuse_foreign(Path(path or os.environ.get("CKPT_TRACKER_STORE") or "checkpoints").expanduser())
-        return Store(path, create=False)
+        _refuse_foreign(folder(store))
+        opened = Store(path, create=False)
+        opened.by = f"ckpt {click.get_current_context().info_name}"
+        return opened
     except StoreNotFound as error:
         raise StoreNotFound(f"{error}{_nearby(path or '')}") from error
 
 
-def _refuse_foreign(folder: Path) -> None:
+def _refuse_foreign(path: Path) -> None:
     """Other tools keep their logs in folders called `runs` too: one alone makes no store."""
-    if (folder / "runs").is_dir() and not (folder / "store.json").exists() and not any(folder.glob("runs/*/run.json")):
-        raise StoreNotFound(f"{folder} is not a store: name one with --store or $CKPT_TRACKER_STORE")
+    if (path / "runs").is_dir() and not (path / "store.json").exists() and not any(path.glob("runs/*/run.json")):
+        raise StoreNotFound(f"{path} is not a store: name one with --store or $CKPT_TRACKER_STORE")
 
 
 def _nearby(wanted: str) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     document=(
         "An array, oldest run first; of each run: name, created_at (UTC), config, environment, unnamed, finished, "
         "monitor {metric, mode} or null, last_start (at, resumed_from, config, environment, …), tags {tag: version}, "
+        "pins [version], "
         "checkpoints (how many), last and best (references or "
         "null), stored_bytes."
     ),

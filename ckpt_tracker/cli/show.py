@@ -13,6 +13,7 @@ from ckpt_tracker.cli.documents import CHECKPOINT_KEYS, Document
 from ckpt_tracker.cli.opening import open_store
 
 if TYPE_CHECKING:
+    from ckpt_tracker.checkpoint import Checkpoint
     from ckpt_tracker.manifest import Manifest
     from ckpt_tracker.records import RunRecord
     from ckpt_tracker.store import Store
@@ -37,7 +38,7 @@ def show(ref: str, store: str | None, as_json: bool) -> None:
         checkpoint = opened[ref]
         folder = opened.layout.manifests(checkpoint.run)
         found = manifests.read(folder, checkpoint.version, run=checkpoint.run)
-        document = _document(opened, found, checkpoint.tags)
+        document = _document(opened, found, checkpoint)
         document["manifest"] = str(folder / file_name(checkpoint.version))
     if as_json:
         emit_json(document)
@@ -45,14 +46,15 @@ def show(ref: str, store: str | None, as_json: bool) -> None:
         emit_pairs((label, human.printable(text)) for label, text in _lines(document))
 
 
-def _document(store: Store, found: Manifest, tags: tuple[str, ...]) -> Document:
+def _document(store: Store, found: Manifest, checkpoint: Checkpoint) -> Document:
     from ckpt_tracker.cli.documents import checkpoint_document, monitor_document
 
     run = store.run_record(found.record.run)
     document = checkpoint_document(found.record, best=_is_best(store, found, run))
     return {
         **document,
-        "tags": tags,
+        "tags": checkpoint.tags,
+        "pinned": checkpoint.pinned,
         "tensors": len(found.tensors),
         "section_sizes": section_sizes(found),
         "config": run.config,
@@ -77,13 +79,16 @@ def _is_best(store: Store, found: Manifest, run: RunRecord) -> bool:
 
 
 def _lines(document: Document) -> Iterator[tuple[str, str]]:
-    marks = [*(["best"] if document["best"] else []), *document["tags"]]
+    marks = [name for name in ("best", "pinned") if document[name]]
+    marks += [*(["weights only"] if document["full_digest"] else []), *document["tags"]]
     yield "checkpoint", " ".join([document["ref"], *(f"({mark})" for mark in marks)])
     yield "epoch", human.optional(document["epoch"])
     yield "step", human.optional(document["step"])
     yield from _numbered("metrics", {name: human.number(value) for name, value in document["metrics"].items()})
     yield from _saving(document)
     yield "digest", document["digest"]
+    if document["full_digest"]:
+        yield "when whole", f"digest {document['full_digest']}"
     for parent in document["parents"]:
         changed = f", with {human.compact(parent['overrides'])}" if parent["overrides"] else ""
         yield "parent", f"{parent['ref']}{changed} (digest {parent['digest']})"

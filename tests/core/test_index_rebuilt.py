@@ -125,7 +125,7 @@ def test_a_database_of_something_else_is_replaced(filled: Path, expected: dict[s
     assert _ask(filled) == expected
 
 
-@pytest.mark.parametrize("schema", [0, 1, 2])
+@pytest.mark.parametrize("schema", [0, 1, 2, 3])
 def test_a_trigger_that_somebody_put_into_the_index_never_runs(filled: Path, schema: int) -> None:
     """An index with anything that is not ours in it is not written, whatever schema it says it has: it is rebuilt."""
     file = filled / "index.sqlite"
@@ -158,13 +158,16 @@ def test_an_index_that_is_no_plain_file_is_replaced(filled: Path, expected: dict
     assert not file.is_symlink()
 
 
-def test_an_index_of_the_schema_before_is_brought_up_to_date(filled: Path, expected: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("schema", "following"), [(1, "002_context_and_last_start"), (2, "003_pins_and_weights_only")])
+def test_an_index_of_an_earlier_schema_is_brought_up_to_date(
+    filled: Path, expected: dict[str, Any], schema: int, following: str
+) -> None:
     """In place, with what its new columns say of older checkpoints."""
     file = filled / "index.sqlite"
     file.unlink()
     with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        migrations.apply(Database(connection), stop_before="002_context_and_last_start")
-        connection.execute("PRAGMA user_version = 1")
+        migrations.apply(Database(connection), stop_before=following)
+        connection.execute(f"PRAGMA user_version = {schema}")
     inode = file.stat().st_ino
     assert _ask(filled) == expected
     assert file.stat().st_ino == inode

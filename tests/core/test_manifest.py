@@ -56,18 +56,14 @@ def test_metrics_come_back_with_nan_and_infinities(saved: Checkpoint, file: Path
 
 
 def test_every_flipped_byte_of_a_manifest_is_found(file: Path) -> None:
-    """Only where the flip makes the format a later one is it taken for that."""
+    """Also where the flip makes the format a later one: the seal tells that nobody wrote it so."""
     data = file.read_bytes()
-    too_new = []
     for position in range(len(data)):
         flipped = bytearray(data)
         flipped[position] ^= 2
         file.write_bytes(flipped)
-        with pytest.raises((Damaged, FormatTooNew)) as found:
+        with pytest.raises(Damaged):
             manifests.read(file.parent, 1, run="r")
-        if found.type is FormatTooNew:
-            too_new.append(position)
-    assert too_new == [data.index(b":1,") + 1]
 
 
 def test_every_cut_manifest_is_found(file: Path) -> None:

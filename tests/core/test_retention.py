@@ -11,7 +11,18 @@ import pytest
 from ckpt_tracker import Store
 from ckpt_tracker.errors import InvalidOption
 from ckpt_tracker.records import CheckpointRecord, Mode, Monitor
-from ckpt_tracker.retention import Best, Every, Last, Retention, Tagged, Within, decide, parse
+from ckpt_tracker.retention import (
+    Best,
+    Every,
+    Last,
+    Retention,
+    Tagged,
+    Union,
+    Within,
+    checked,
+    decide,
+    parse,
+)
 
 NAN, INF = math.nan, math.inf
 NOW = datetime(2026, 11, 21, 12, 30, tzinfo=timezone.utc)
@@ -170,6 +181,17 @@ INVALID = {
     "within 0": lambda: Within(hours=0),
     "within less": lambda: Within(days=-1),
     "one per year": lambda: Within(days=1, one_per="year"),  # type: ignore[arg-type]
+    "within nan": lambda: Within(hours=NAN),
+    "within for ever": lambda: Within(days=INF),
+    "within a text": lambda: Within(hours="3"),  # type: ignore[arg-type]
+    "best by nothing": lambda: Best(1, " ", "min"),
+    "a union of nothing": lambda: Union(()),
+    "a cap of nothing": lambda: Last(1).capped(0),
+    "a cap below nothing": lambda: Last(1).capped(-5),
+    "a cap of less than a byte": lambda: Last(1).capped("0.5B"),
+    "a cap without a unit": lambda: Last(1).capped("20"),
+    "a cap of a float": lambda: Last(1).capped(1e9),  # type: ignore[arg-type]
+    "a cap of something else": lambda: Last(1).capped("20 sheep"),
 }
 
 
@@ -194,6 +216,18 @@ TEXTS: dict[str, Retention] = {
     "tagged": Tagged(),
     "last:2 best:3": Last(2) | Best(3),
     "  last:2\tbest:3:loss:max  every:1step ": Last(2) | Best(3, "loss", "max") | Every(steps=1),
+    "best:1:'val loss':min": Best(1, "val loss", "min"),
+    "best:5:weights": Best(5).weights_only(),
+    "best:5:weights:min": Best(5, "weights", "min"),
+    "last:2 best:5:loss:min:weights": Last(2) | Best(5, "loss", "min").weights_only(),
+    "last:1:weights every:2epochs:weights": (Last(1) | Every(epochs=2)).weights_only(),
+    "last:9 cap:20GB": Last(9).capped(20 * 10**9),
+    "cap:1.5kB last:9 best:2": (Last(9) | Best(2)).capped(1500),
+    "last:9 cap:2GiB": Last(9).capped("2 GiB"),
+    "last:2 (best:9 cap:1MB)": Last(2) | Best(9).capped("1MB"),
+    "( last:2 ) (best:9)": Last(2) | Best(9),
+    "((last:9 cap:2MB) cap:1MB)": Last(9).capped("2MB").capped("1MB"),
+    "last:9:weights cap:1MB": Last(9).capped("1MB").weights_only(),
 }
 
 
@@ -205,6 +239,39 @@ def test_a_policy_may_be_text(text: str, expected: Retention) -> None:
 
 WRONG = ["", " ", "last", "last:", "last:x", "last:0", "last:1:2", "best:1:loss", "best:1:loss:low", "first:1"]
 WRONG += ["every:10", "every:xepochs", "within:3", "within:1days:year", "tagged:x", "last:2,best:1", "last:-1"]
+WRONG += ["weights", "last:weights", "last:1:weight", "last:1 'best:1", "()", "within:infdays", "within:nanhours"]
+
+
+@pytest.mark.parametrize("keep", TEXTS.values(), ids=TEXTS.keys())
+def test_a_policy_writes_itself_as_text(keep: Retention) -> None:
+    """For the events, and for `ckpt why`."""
+    assert parse(str(keep)) == keep
+
+
+def test_a_cap_writes_the_shortest_size() -> None:
+    """Exact, in whatever unit."""
+    sizes = {20 * 10**9: "20GB", 1500: "1500B", 2**31: "2GiB", 10**6: "1MB", 7: "7B", 10**15: "1PB"}
+    assert {size: str(Last(1).capped(size)) for size in sizes} == {
+        size: f"last:1 cap:{text}" for size, text in sizes.items()
+    }
+
+
+CAPS = ["cap:20GB", "last:1 cap:20", "last:1 cap:1GB cap:2GB", "last:1 cap:-1GB", "last:1 (", "last:1)", "last:1 cap:"]
+
+
+@pytest.mark.parametrize("text", CAPS)
+def test_a_cap_or_parentheses_that_mean_nothing_are_refused(text: str) -> None:
+    """A cap alone says how much to keep, and not what."""
+    with pytest.raises(InvalidOption, match=r"a cap of|one cap|without|says how much"):
+        parse(text)
+
+
+def test_what_is_no_retention_is_refused() -> None:
+    """Neither a policy nor text."""
+    with pytest.raises(InvalidOption, match="expected a retention such as"):
+        checked(3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="unsupported operand"):
+        Last(1) | 3  # type: ignore[operator]
 
 
 @pytest.mark.parametrize("text", WRONG)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ckpt_tracker.records import CheckpointRecord
-from ckpt_tracker.retention import Best, Every, Last, Retention, Tagged, Within, decide
+from ckpt_tracker.retention import Best, Every, Last, Retention, Tagged, Within, decide, parse
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=timezone.utc)
 SETTINGS = settings(deadline=None, max_examples=100, derandomize=True)
@@ -27,6 +28,28 @@ policies = st.one_of(
     st.just(Tagged()),
 )
 unions = st.lists(policies, min_size=1, max_size=4)
+sizes = st.integers(1, 60)
+
+
+def _join(parts: list[Retention]) -> Retention:
+    joined = parts[0]
+    for part in parts[1:]:
+        joined = joined | part
+    return joined
+
+
+def _with_weights(flags: list[bool], parts: list[Retention]) -> list[Retention]:
+    return [part.weights_only() if flag else part for flag, part in zip(flags, parts, strict=False)]
+
+
+mixed = st.builds(_with_weights, st.lists(st.booleans(), min_size=4, max_size=4), unions)
+"""Some of them keep weights only."""
+retentions = st.lists(
+    st.one_of(mixed.map(_join), st.builds(lambda parts, size: _join(parts).capped(size), mixed, sizes)),
+    min_size=1,
+    max_size=3,
+).map(_join)
+"""Anything: unions of policies and of capped unions."""
 
 
 @st.composite
@@ -46,20 +69,14 @@ def histories(draw: st.DrawFn) -> list[CheckpointRecord]:
                 metrics=draw(st.dictionaries(names, values)),
                 created_at=NOW - age,
                 digest="",
-                nbytes=0,
+                nbytes=draw(st.integers(0, 20)),
                 stored_bytes=0,
-                sections=(),
+                sections=("model", "optimizer"),
                 tags=draw(st.sampled_from([(), (), ("paper",)])),
+                pinned=draw(st.sampled_from([False, False, False, True])),
             )
         )
     return records
-
-
-def _join(parts: list[Retention]) -> Retention:
-    joined = parts[0]
-    for part in parts[1:]:
-        joined = joined | part
-    return joined
 
 
 def _kept(keep: Retention, records: list[CheckpointRecord]) -> set[int]:
@@ -123,15 +140,15 @@ def test_a_kept_checkpoint_has_a_reason_and_a_removed_one_none(
 @SETTINGS
 @given(parts=unions, records=histories())
 def test_tagged_checkpoints_always_stay(parts: list[Retention], records: list[CheckpointRecord]) -> None:
-    """Whatever the policy."""
-    assert {each.version for each in records if each.tags} <= _kept(_join(parts), records)
+    """Whatever the policy; so do pinned ones."""
+    assert {each.version for each in records if each.tags or each.pinned} <= _kept(_join(parts), records)
 
 
 @SETTINGS
 @given(count=counts, name=names, mode=modes, records=histories())
 def test_best_never_keeps_what_is_not_finite(count: int, name: str, mode: str, records: list[CheckpointRecord]) -> None:
     """And never leaves a better one out than one it keeps."""
-    untagged = [each for each in records if not each.tags]
+    untagged = [each for each in records if not each.tags and not each.pinned]
     kept = _kept(Best(count, name, mode), untagged)  # type: ignore[arg-type]
     ranked = [each for each in untagged if name in each.metrics]
     inside = [each.metrics[name] for each in ranked if each.version in kept]
@@ -139,3 +156,93 @@ def test_best_never_keeps_what_is_not_finite(count: int, name: str, mode: str, r
     assert all(map(math.isfinite, inside))
     sign = 1 if mode == "min" else -1
     assert all(sign * worse >= sign * better for better in inside for worse in outside if math.isfinite(worse))
+
+
+def _whole(keep: Retention, records: list[CheckpointRecord]) -> set[int]:
+    decisions = decide(keep, records, now=NOW)
+    return {each.checkpoint.version for each in decisions if each.keep and not each.weights_only}
+
+
+@SETTINGS
+@given(keep=retentions, more=retentions, records=histories())
+def test_adding_a_retention_of_any_kind_takes_nothing_more(
+    keep: Retention, more: Retention, records: list[CheckpointRecord]
+) -> None:
+    """Neither a checkpoint nor a part of one, also where caps and weights are among them."""
+    assert _kept(keep | more, records) == _kept(keep, records) | _kept(more, records)
+    assert _whole(keep | more, records) == _whole(keep, records) | _whole(more, records)
+
+
+@SETTINGS
+@given(parts=mixed, size=sizes, records=histories())
+def test_a_cap_is_held(parts: list[Retention], size: int, records: list[CheckpointRecord]) -> None:
+    """What is kept beside tags and pins fits; and nothing is dropped where all would fit."""
+    keep = _join(parts)
+    wanted, kept = _kept(keep, records), _kept(keep.capped(size), records)
+    nbytes = {each.version: each.nbytes for each in records}
+    marked = {each.version for each in records if each.tags or each.pinned}
+    total = sum(nbytes[version] for version in kept)
+    assert total <= max(size, sum(nbytes[version] for version in marked))
+    assert kept <= wanted
+    assert kept == wanted or sum(nbytes[version] for version in wanted) > size
+
+
+@SETTINGS
+@given(parts=mixed, size=sizes, less=sizes, records=histories())
+def test_a_smaller_cap_keeps_nothing_that_a_larger_one_drops(
+    parts: list[Retention], size: int, less: int, records: list[CheckpointRecord]
+) -> None:
+    """So the order of dropping does not depend on the cap."""
+    keep = _join(parts)
+    assert _kept(keep.capped(min(size, less)), records) <= _kept(keep.capped(max(size, less)), records)
+
+
+@SETTINGS
+@given(parts=mixed, size=sizes, records=histories())
+def test_the_order_of_what_is_capped_does_not_matter(
+    parts: list[Retention], size: int, records: list[CheckpointRecord]
+) -> None:
+    """Nor does how it was joined."""
+    one, other = _join(parts).capped(size), _join(parts[::-1]).capped(size)
+    assert (_kept(one, records), _whole(one, records)) == (_kept(other, records), _whole(other, records))
+
+
+@SETTINGS
+@given(
+    parts=st.lists(policies.filter(lambda each: not isinstance(each, Best)), min_size=1, max_size=4),
+    size=sizes,
+    records=histories(),
+)
+def test_what_a_capped_plan_keeps_it_keeps_again(
+    parts: list[Retention], size: int, records: list[CheckpointRecord]
+) -> None:
+    """Applied, and planned once more, nothing else goes."""
+    keep = _join(parts).capped(size)
+    kept = _kept(keep, records)
+    assert _kept(keep, [each for each in records if each.version in kept]) == kept
+
+
+@SETTINGS
+@given(keep=retentions, records=histories())
+def test_what_is_stripped_is_not_stripped_again(keep: Retention, records: list[CheckpointRecord]) -> None:
+    """A checkpoint that has its weights only has nothing more to give up."""
+    lost = {each.checkpoint.version for each in decide(keep, records, now=NOW) if each.weights_only}
+    after = [replace(each, sections=("model",)) if each.version in lost else each for each in records]
+    assert not any(each.weights_only for each in decide(keep, after, now=NOW))
+    assert _kept(keep, after) == _kept(keep, records)
+
+
+@SETTINGS
+@given(keep=retentions, records=histories().filter(bool))
+def test_the_newest_of_a_tracker_always_stays_whole(keep: Retention, records: list[CheckpointRecord]) -> None:
+    """Whatever the retention: there must be one to resume from."""
+    newest = records[-1]
+    decision = decide(keep, records, now=NOW, always={(newest.run, newest.version): "newest"})[-1]
+    assert (decision.keep, decision.weights_only, decision.reasons[-1]) == (True, False, "newest")
+
+
+@SETTINGS
+@given(keep=retentions)
+def test_every_retention_writes_itself_as_text(keep: Retention) -> None:
+    """And is read as what it was."""
+    assert parse(str(keep)) == keep

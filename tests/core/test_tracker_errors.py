@@ -86,6 +86,30 @@ def test_an_error_is_raised_at_close(path: Path, disk: Disk) -> None:
     _begun(path, "raise").close()
 
 
+@pytest.mark.parametrize("failing", range(6))
+def test_a_failure_anywhere_is_told_at_the_next_call(path: Path, disk: Disk, failing: int) -> None:
+    """Once, whichever of six saves it is; all the others are durable."""
+    tracker, told = _begun(path, "raise"), []
+    for epoch in range(6):
+        try:
+            tracker.due(epoch=epoch)
+            if epoch == failing:
+                disk.fail()
+            _save(tracker, epoch)
+        except SaveFailed as error:
+            told.append((epoch, str(error)))
+            _save(tracker, epoch)
+        finally:
+            disk.mend()
+    try:
+        tracker.close()
+    except SaveFailed as error:
+        told.append((6, str(error)))
+    assert [epoch for epoch, _ in told] == [failing + 1]
+    assert f"r@v{failing + 1} was not saved" in told[0][1]
+    assert _durable(path) == [epoch for epoch in range(6) if epoch != failing]
+
+
 def test_with_warn_the_training_goes_on(path: Path, disk: Disk) -> None:
     """Each failure is a warning, and what comes after it is saved."""
     tracker = _begun(path, "warn")

@@ -45,6 +45,7 @@ def test_deep_reads_every_byte(ckpt, mnist):
         "objects": len(sizes),
         "bytes_read": sum(sizes),
         "findings": [],
+        "lost": [],
     }
 
 

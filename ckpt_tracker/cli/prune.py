@@ -1,0 +1,105 @@
+"""`ckpt prune`: what a retention would keep and why; with --yes the rest goes to the trash."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from ckpt_tracker.cli import human
+from ckpt_tracker.cli.command import command
+from ckpt_tracker.cli.documents import DECISION_KEYS
+from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.errors import InvalidOption
+
+if TYPE_CHECKING:
+    from ckpt_tracker.records import Decision, Plan
+
+
+@command(
+    examples=[
+        'ckpt prune mnist --keep "last:2 best:3"',
+        'ckpt prune mnist --keep "last:2 best:5:val_loss:min:weights every:10epochs" --yes',
+        'ckpt prune --keep "last:9 within:7days:day cap:20GB" --json | jq .freed_bytes',
+    ],
+    document=(
+        "applied, keep (as text), freed_bytes (once the trash is emptied), decisions "
+        f"[{DECISION_KEYS}], oldest checkpoint of each run first."
+    ),
+)
+@click.argument("runs", metavar="[RUN]...", nargs=-1)
+@click.option("--keep", required=True, metavar="RETENTION", help="What to keep; see above.")
+@click.option("--yes", is_flag=True, help="Do it. Without this nothing is changed.")
+def prune(runs: tuple[str, ...], keep: str, yes: bool, store: str | None, as_json: bool) -> None:
+    """Shows which checkpoints of each RUN (of all, where none is named) a retention keeps, and why.
+
+    With --yes the others go to the trash, from where `ckpt undo` brings them back; a day later `ckpt gc` deletes them.
+
+    \b
+    last:N                       the newest N
+    best:N, best:N:METRIC:min    the best N, by the run's own metric or another
+    every:Nepochs, every:Nsteps  each N-th, for ever
+    within:Nhours, within:Ndays  the recent ones; with :hour, :day or :week at
+                                 the end one in each of those
+    tagged                       what has a tag or is pinned: implied always
+    ...:weights                  what nothing else keeps loses its optimizer and
+                                 all else that predictions don't need
+    cap:20GB                     no more than that, of all RUNs together: the
+                                 highest rank and the oldest go first
+
+    Joined by spaces they keep what any of them keeps; a cap is for all beside it, and parentheses give it less.
+    """
+    from ckpt_tracker.cli.documents import plan_document
+    from ckpt_tracker.cli.output import emit_json
+
+    with open_store(store) as opened:
+        names = [opened.find_run(run).name for run in runs] or None
+        plan = opened.plan(keep, runs=names)
+        if plan.emptied:
+            raise InvalidOption(f"{keep!r} would keep nothing of {', '.join(plan.emptied)}: keep one at least")
+        if yes:
+            plan = opened.apply(plan)
+    if as_json:
+        emit_json({"applied": yes, **plan_document(plan)})
+    else:
+        _print(plan, applied=yes)
+
+
+def _print(plan: Plan, *, applied: bool) -> None:
+    from ckpt_tracker.cli.output import note
+    from ckpt_tracker.cli.tables import Column, print_rows
+
+    if not plan.decisions:
+        note("there are no checkpoints")
+        return
+    columns: list[Column[Decision]] = [
+        Column("checkpoint", lambda each: each.checkpoint.ref, text=True),
+        Column("epoch", lambda each: human.optional(each.checkpoint.epoch), spare=1),
+        Column("size", lambda each: human.size(each.checkpoint.nbytes), spare=2),
+        Column("", verdict, text=True),
+        Column("why", why, text=True),
+    ]
+    print_rows(columns, plan.decisions, chosen=lambda each: each.keep)
+    kept = len(plan.decisions) - len(plan.removed)
+    would = "" if applied else "would be "
+    losing = f", {len(plan.stripped)} of them with weights only" if plan.stripped else ""
+    click.echo(f"{kept} of {human.count(len(plan.decisions), 'checkpoint')} {would}kept{losing}")
+    if not plan.removed and not plan.stripped:
+        return
+    size = human.size(plan.freed_bytes)
+    if applied:
+        click.echo(f"the rest is in the trash: ckpt undo brings it back, ckpt trash --empty frees {size} at once")
+    else:
+        click.echo(f"{size} would be freed; nothing is changed without --yes")
+
+
+def verdict(decision: Decision) -> str:
+    """What becomes of it, in a word."""
+    if not decision.keep:
+        return "remove"
+    return "keep weights" if decision.weights_only else "keep"
+
+
+def why(decision: Decision) -> str:
+    """All reasons."""
+    return human.printable(", ".join(decision.reasons)) or human.NONE

@@ -1,0 +1,89 @@
+"""`ckpt why`: why a checkpoint is kept, or what became of it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+import click
+
+from ckpt_tracker.cli import human
+from ckpt_tracker.cli.command import command
+from ckpt_tracker.cli.documents import DECISION_KEYS
+from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.errors import CheckpointNotFound, InvalidOption
+
+if TYPE_CHECKING:
+    from ckpt_tracker.history import Entry
+    from ckpt_tracker.records import Decision, RunRecord
+    from ckpt_tracker.store import Store
+
+
+@command(
+    examples=["ckpt why mnist@v3", "ckpt why mnist@best", 'ckpt why mnist@v3 --keep "last:2 best:1:val_acc:max"'],
+    document=f"retention (as text), {DECISION_KEYS}.",
+)
+@click.argument("ref")
+@click.option("--keep", metavar="RETENTION", help="Another retention than the run's own.")
+def why(ref: str, keep: str | None, store: str | None, as_json: bool) -> None:
+    """Tells why the checkpoint REF is kept by its run's retention, or by another; of one that is gone, what took it.
+
+    The newest checkpoint of a run is always kept while it is trained, because there must be one to resume from.
+    """
+    from ckpt_tracker.cli.documents import decision_document
+    from ckpt_tracker.cli.output import emit_json
+
+    with open_store(store) as opened:
+        checkpoint = _find(opened, ref)
+        run = opened.run_record(checkpoint[0])
+        decision, policy = _decision(opened, run, checkpoint[1], keep)
+    if as_json:
+        emit_json({"retention": policy, **decision_document(decision)})
+        return
+    reasons = human.printable(", ".join(decision.reasons))
+    marked = decision.keep and not decision.weights_only
+    state = "is kept" if marked else "is kept with its weights only" if decision.keep else "is not kept"
+    click.echo(f"{decision.checkpoint.ref} {state}{': ' if reasons else ''}{reasons} (by {human.printable(policy)})")
+
+
+def _find(store: Store, ref: str) -> tuple[str, int]:
+    """Run and version. Raises CheckpointNotFound, with what took it where that is known."""
+    from ckpt_tracker.selection import parse
+
+    wanted = parse(ref)
+    try:
+        found = store[ref]
+    except CheckpointNotFound as error:
+        if wanted.by != "version" or store.index.run(wanted.run) is None:
+            raise
+        took = [entry for entry in store.find_run(wanted.run).history() if wanted.number in entry.versions]
+        if not took or took[-1].event not in ("evicted", "removed"):
+            raise
+        raise CheckpointNotFound(f"{ref} is gone: {_end(took[-1])}") from error
+    return found.run, found.version
+
+
+def _end(entry: Entry) -> str:
+    by = f" by {entry.by}" if entry.by else ""
+    keep = f"; {entry.details['keep']} did not keep it" if entry.details.get("keep") else ""
+    back = "" if entry.event == "evicted" else "; ckpt undo may bring it back"
+    return f"{entry.event} {human.age(entry.at, now=datetime.now(timezone.utc))}{by}{keep}{back}"
+
+
+def _decision(store: Store, run: RunRecord, version: int, keep: str | None) -> tuple[Decision, str]:
+    from ckpt_tracker.retention import decide, parse
+
+    policy = keep or run.last_start.get("keep")
+    if not isinstance(policy, str):
+        raise InvalidOption(f"run {run.name!r} was trained without a retention: name one with --keep")
+    last = store.index.last(run.name) or 0
+    always = {} if keep else {(run.name, last): "newest"}
+    decisions = decide(
+        parse(policy),
+        store.index.checkpoints(run.name),
+        now=datetime.now(timezone.utc),
+        monitors={run.name: run.monitor},
+        always=always,
+        footprint=store.reclaimer.footprint,
+    )
+    return next(each for each in decisions if each.checkpoint.version == version), policy
