@@ -41,7 +41,7 @@ $(VENV)/.has-demo: $(INPUTS) | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.has-all: $(INPUTS) | $(VENV)/bin/python
-	$(VENV)/bin/python $(INSTALL) -e '.[all,demo,dev]' jax pytorch-lightning
+	$(VENV)/bin/python $(INSTALL) -e '.[all,demo,dev]' jax peft pytorch-lightning torchdata
 	touch $(VENV)/.has-demo $@
 
 $(CORE)/.has-core: $(INPUTS) | $(CORE)/bin/python

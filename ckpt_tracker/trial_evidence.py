@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from blake3 import blake3
 
-from ckpt_tracker.jsonfile import dump, dump_sorted
+from ckpt_tracker.jsonfile import dump, dump_sorted, plain
 from ckpt_tracker.tree import encode, replace_tensors
 from ckpt_tracker.trial_objects import Living, survey
 
@@ -32,7 +32,7 @@ def collect(state: CapturedState, file: Path) -> None:
     except Exception as error:  # whatever it is, the training is not to blame
         document = {"failed": f"{type(error).__name__}: {error}", "objects": [], "variables": {}, "integrations": []}
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(dump(document))
+    file.write_bytes(dump(plain(document)))
 
 
 def _evidence(state: CapturedState) -> dict[str, Any]:

@@ -19,9 +19,9 @@ EXIT_STATUS = {
     8: "a value has no form without pickle",
     9: "the checkpoint does not fit what is asked of it",
     10: "an optional package is not installed",
-    11: "the resumed training is not what it would have been without the kill",
+    11: "the resumed training is not what it should be",
     12: "two trainings that nobody interrupted differ",
-    13: "it could not be tried: the script fails, saves too rarely, or never resumes",
+    13: "it could not be tried; the output says why",
     130: "interrupted with Ctrl-C; nothing is left half done",
 }
 _ALWAYS = (0, 1, 2, 3, 4, 5, 130)
