@@ -236,8 +236,13 @@ class JaxStepping(Stepping):
         trainable, others, optimizer, metrics = state
         (loss, others), gradients = jax.value_and_grad(self.loss_of, has_aux=True)(trainable, others, *data)
         trainable, optimizer = self.optimizer.stateless_apply(optimizer, gradients, trainable)
-        metrics = self.distance.stateless_update_state(metrics, loss)
-        return {"distance": self.distance.stateless_result(metrics)}, (trainable, others, optimizer, metrics)
+        updated, logs = [], {}
+        for metric in self.metrics:
+            own = metrics[len(updated) : len(updated) + len(metric.variables)]
+            own = metric.stateless_update_state(own, loss)
+            logs[metric.name] = metric.stateless_result(own)
+            updated += own
+        return logs, (trainable, others, optimizer, updated)
 
 
 class TwinStepping(Stepping):

@@ -1,6 +1,7 @@
 """Every snippet of the README runs as it stands, after a set-up that a reader would have."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,23 @@ train_loader = torch.utils.data.DataLoader(data, 8, shuffle=True)
 def loss_of(x, y): return nn.functional.cross_entropy(model(x), y)
 def train_step(x, y):
     optimizer.zero_grad(); loss_of(x, y).backward(); optimizer.step()
+def evaluate(model): return loss_of(*data[:]).item()
+""",
+    "accelerate": """
+import torch
+from accelerate import Accelerator
+from torch import nn
+torch.set_num_threads(1)
+accelerator = Accelerator(cpu=True)
+data = torch.utils.data.TensorDataset(torch.randn(16, 4), torch.randint(2, (16,)))
+model = nn.Linear(4, 2)
+optimizer = torch.optim.AdamW(model.parameters())
+scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 5)
+train_loader = torch.utils.data.DataLoader(data, 8, shuffle=True)
+model, optimizer, scheduler, train_loader = accelerator.prepare(model, optimizer, scheduler, train_loader)
+def loss_of(x, y): return nn.functional.cross_entropy(model(x), y)
+def train_step(x, y):
+    optimizer.zero_grad(); accelerator.backward(loss_of(x, y)); optimizer.step()
 def evaluate(model): return loss_of(*data[:]).item()
 """,
     "lightning": """
@@ -113,7 +131,7 @@ def test_the_commands_run(tmp_path):
     run([sys.executable, "-c", SET_UP["torch"] + texts["torch"]], tmp_path)
 
     for line in texts["cli"].splitlines():
-        words = line.partition("#")[0].split()
+        words = shlex.split(line, comments=True)
         assert words[0] == "ckpt"
         run([sys.executable, "-m", "ckpt_tracker", *words[1:]], tmp_path)
 

