@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,17 @@ import pytest
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--update`."""
     parser.addoption("--update", action="store_true", help="write the golden files anew, for you to read in the diff")
+
+
+@pytest.fixture(autouse=True)
+def own_signal_handlers() -> Iterator[None]:
+    """A tracker that a test leaves open keeps its handlers; the next test does not see them."""
+    watched = [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT] if hasattr(signal, "SIGUSR1") else []
+    before = {number: signal.getsignal(number) for number in watched}
+    yield
+    if threading.current_thread() is threading.main_thread():
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @pytest.fixture

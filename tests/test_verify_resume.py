@@ -29,7 +29,11 @@ def test_a_training_that_hands_everything_over_resumes_exactly():
 
 
 LOST = {
-    "generator": (3, "holds the random generator numpy Generator (PCG64) `Noisy.rng`", 'extra={"rng": ...}'),
+    "generator": (
+        3,
+        "holds the random generator numpy Generator (PCG64) `RNG in resuming_torch.py`",
+        'extra={"RNG": ...}',
+    ),
     "order": (3, "holds the random generator torch.Generator `DataLoader.generator`", "tracker.batches(loader)"),
     "scheduler": (3, "holds the scheduler ExponentialLR `scheduler in main()`", "scheduler="),
     "average": (3, "holds the weights' average AveragedModel `average in main()`", "ema="),

@@ -141,7 +141,7 @@ def test_tags_outlive_trainings_and_prunes_in_other_processes(
             run = store.run(name)
             try:
                 newest = run.last()
-                run.tag(f"t{newest.version}") if newest.version % 2 else run.pin(newest)
+                run.tag(f"t{newest.version}", newest) if newest.version % 2 else run.pin(newest)
                 marked.add(newest.ref)
                 store.apply(run.plan("last:2 best:1:loss:min"))
             except CheckpointNotFound:

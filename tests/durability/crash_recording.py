@@ -63,7 +63,7 @@ def why_not() -> str | None:
     """Why nothing can be recorded here, or None."""
     if shutil.which("strace") is None:
         return "strace is not installed"
-    command = ["strace", "-f", "-qq", "-y", "-xx", "--seccomp-bpf", "-o", "/dev/null", "true"]
+    command = ["strace", "-f", "-qq", "-y", "-xx", "--seccomp-bpf", "-e", f"trace={_CALLS}", "-o", "/dev/null", "true"]
     ended = subprocess.run(command, check=False, capture_output=True, text=True)
     return f"strace may not trace here: {ended.stderr.strip()}" if ended.returncode or ended.stderr else None
 

@@ -19,17 +19,18 @@ EPOCHS = 4
 LOST = sys.argv[1] if len(sys.argv) > 1 else ""
 
 
-class Noisy(Dataset):
-    """Samples with noise from a generator of their own."""
+RNG = np.random.default_rng(0)
+# one that the data hold is found and kept by the tracker itself
 
-    def __init__(self):
-        self.rng = np.random.default_rng(0)
+
+class Noisy(Dataset):
+    """Samples with noise from a generator of the script's."""
 
     def __len__(self):
         return 24
 
     def __getitem__(self, index):
-        noise = self.rng.normal(size=3).astype(np.float32)
+        noise = RNG.normal(size=3).astype(np.float32)
         return torch.tensor([index / 24, *noise]), torch.tensor(index % 2)
 
 
@@ -44,7 +45,7 @@ def main():
     average = torch.optim.swa_utils.AveragedModel(model)
     data = Noisy()
     loader = DataLoader(data, 6, shuffle=True, generator=torch.Generator().manual_seed(0))
-    handed = {"optimizer": optimizer, "scheduler": scheduler, "ema": average, "extra": {"noise": data.rng}}
+    handed = {"optimizer": optimizer, "scheduler": scheduler, "ema": average, "extra": {"noise": RNG}}
     handed.pop({"generator": "extra", "average": "ema"}.get(LOST, LOST), None)
     with CheckpointTracker("checkpoints", "toy", model=model, **handed) as tracker:
         for epoch in tracker.epochs(EPOCHS):
