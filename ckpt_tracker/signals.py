@@ -39,7 +39,7 @@ class SignalWatch:
             return
         self._process, self._received = os.getpid(), None
         for number in _WATCHED:
-            previous = signal.getsignal(number)
+            previous = _beneath(number, signal.getsignal(number))
             # one that `stop` could not put back is still called by the handler that stands before it
             if number not in self._previous and previous not in (None, signal.SIG_IGN):
                 self._previous[number] = previous
@@ -52,7 +52,7 @@ class SignalWatch:
             for number, previous in list(self._previous.items()):
                 # one that was installed since, and calls ours, keeps doing so
                 if signal.getsignal(number) == self._handle:
-                    signal.signal(number, previous)
+                    signal.signal(number, _beneath(number, previous))
                     del self._previous[number]
         if late is not None and self._scripts_own(late) is None:
             os.kill(os.getpid(), late)
@@ -83,8 +83,15 @@ class SignalWatch:
             _tell(f"ckpt_tracker: {_name(number)}: saving {self.where}, then stopping; once more stops at once\n")
 
     def _scripts_own(self, number: int) -> Callable[[int, FrameType | None], Any] | None:
-        previous = self._previous.get(number)
+        previous = _beneath(number, self._previous.get(number))
         return None if previous in (None, signal.SIG_DFL, signal.default_int_handler) else previous
+
+
+def _beneath(number: int, handler: Any) -> Any:
+    """The handler that counts: a watch that stopped while another stood before it is none of the script's."""
+    while isinstance(watch := getattr(handler, "__self__", None), SignalWatch) and watch._process is None:
+        handler = watch._previous.get(number, signal.SIG_DFL)
+    return handler
 
 
 def _as_without(number: int, own: Callable[[int, FrameType | None], Any] | None, frame: FrameType | None) -> None:

@@ -144,3 +144,27 @@ def test_a_handler_installed_meanwhile_stays_and_finds_the_old_way() -> None:
         watch.stop()
     finally:
         signal.signal(signal.SIGUSR1, first)
+
+
+def test_watches_that_end_in_any_order_leave_nothing_behind() -> None:
+    """Two trainings that overlap: the handler of the one that ended first is not taken for the script's own."""
+    before = signal.getsignal(signal.SIGUSR1)
+    first, second, third = SignalWatch(), SignalWatch(), SignalWatch()
+    first.start()
+    second.start()
+    first.stop()
+    third.start()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    assert (first.reason, second.reason, third.reason) == (None, "SIGUSR1", "SIGUSR1")
+    third.leave()
+    with pytest.raises(SystemExit):
+        second.leave()
+    second.stop()
+    third.stop()
+    assert signal.getsignal(signal.SIGUSR1) == before
+    third.start()
+    os.kill(os.getpid(), signal.SIGUSR1)
+    with pytest.raises(SystemExit):
+        third.leave()
+    third.stop()
+    assert signal.getsignal(signal.SIGUSR1) == before
