@@ -31,6 +31,7 @@ SMALL = 64 * 1024
 """Tensors below this many bytes share an object."""
 _ALIGNMENT = 64
 _OPEN_AT_ONCE = 64
+_EVENT_SECONDS = 600.0
 _CHUNK = 4 * 2**20
 
 
@@ -178,8 +179,14 @@ class ObjectFolder:
 
     def left_over(self) -> list[Path]:
         """What interrupted saves left in `tmp/`. To be asked where no save is under way."""
-        latest = time.time() - self.rest_seconds
-        return [path for path in self.tmp.iterdir() if path.is_file() and path.stat().st_mtime <= latest]
+        found = []
+        for path in self.tmp.iterdir():
+            # events are told without the store's lock, and a tag's scratch file lives for some milliseconds
+            rest = max(self.rest_seconds, _EVENT_SECONDS if path.name.startswith("events.") else 0.0)
+            with contextlib.suppress(FileNotFoundError):
+                if path.is_file() and path.stat().st_mtime <= time.time() - rest:
+                    found.append(path)
+        return found
 
 
 def _allocate(entry: TensorEntry, *, ref: str, name: object) -> Bytes:
