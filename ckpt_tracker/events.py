@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from ckpt_tracker import fields
 from ckpt_tracker.errors import CkptTrackerError, Damaged
-from ckpt_tracker.filesystem import naming_full_disk, sync, sync_folder, write_durably
+from ckpt_tracker.filesystem import FileLock, naming_full_disk, sync, sync_folder, write_all, write_durably
 from ckpt_tracker.formats import FORMAT, read_document
 from ckpt_tracker.jsonfile import is_sealed, seal, unseal
 from ckpt_tracker.plain_files import open_plain, reading
@@ -98,10 +98,11 @@ class EventLog:
     def append(self, event: str, **details: Any) -> None:
         """Adds one event; durable when it returns. Raises StoreFull, Damaged for what is no file of events.
 
-        Where the log has been given a `tmp` folder it is also written down, durably, how long it is now.
+        Where the log has been given a `tmp` folder it is also written down, durably, how long it is now. Appends take
+        turns: half of another's line looks like what an interrupted append left.
         """
         line = _sealed(event, **details)
-        with naming_full_disk(self.path.parent):
+        with naming_full_disk(self.path.parent), FileLock(self.path).taken():
             least = self.least_length() if self._tmp is not None else 0
             descriptor = open_plain(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND)
             try:
@@ -248,16 +249,14 @@ def _check_all(check: Callable[[object], object], found: object) -> None:
 
 
 def _append(descriptor: int, line: bytes, *, least: int) -> None:
-    """Puts a line at the end, on a line of its own. Where a write falls short, the whole line is written anew: another
-    process may have appended in between. What an interrupted append left is excused; what was whole once is not.
+    """Puts a line at the end, on a line of its own. What an interrupted append left is excused; what was whole once is
+    not.
     """
     torn = _last_line(descriptor)
-    data = line
     if torn:
         interrupted = os.fstat(descriptor).st_size - len(torn) >= least
-        data = b"\n" + (_excuse(torn) if interrupted else b"") + line
-    while (taken := os.write(descriptor, data)) < len(data):
-        data = b"\n" + _excuse(data[:taken].rpartition(b"\n")[2]) + line
+        line = b"\n" + (_excuse(torn) if interrupted else b"") + line
+    write_all(descriptor, line)
 
 
 def _sealed(event: str, **details: Any) -> bytes:

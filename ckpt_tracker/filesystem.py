@@ -164,6 +164,15 @@ class FileLock:
         self.held = True
         return True
 
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Held alone while inside; waits for whoever holds it. Raises Damaged for no plain file."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
     def sign(self, text: str) -> None:
         """Leaves a word in the lock file about who holds it, for others to `read`; where there is room for it."""
         if self._descriptor is not None:
