@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from ckpt_tracker.records import CheckpointRecord, Parent, VerifyReport
 
 if TYPE_CHECKING:
-    from ckpt_tracker.layout import Layout
-    from ckpt_tracker.objects import ObjectFolder
+    from ckpt_tracker.files.layout import Layout
+    from ckpt_tracker.files.objects import ObjectFolder
     from ckpt_tracker.writer import Pending
 
 
@@ -151,7 +151,7 @@ class Checkpoint:
 
     def verify(self, *, deep: bool = True) -> VerifyReport:
         """Checks its manifest and its objects: their sizes, and with `deep` every byte."""
-        from ckpt_tracker.verification import verify_checkpoint
+        from ckpt_tracker.inspection.verification import verify_checkpoint
 
         self.wait()
         return verify_checkpoint(self._layout, self._objects, self.run, self.version, deep=deep)

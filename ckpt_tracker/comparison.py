@@ -11,20 +11,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker import manifest as manifests
-from ckpt_tracker.jsonfile import dump, dump_sorted
-from ckpt_tracker.layout import Layout
-from ckpt_tracker.manifest import Manifest
-from ckpt_tracker.objects import ObjectFolder
+from ckpt_tracker.disk.jsonfile import dump, dump_sorted
+from ckpt_tracker.files import manifest as manifests
+from ckpt_tracker.files.layout import Layout
+from ckpt_tracker.files.manifest import Manifest
+from ckpt_tracker.files.objects import ObjectFolder
 from ckpt_tracker.records import CheckpointRecord, TensorEntry, TensorSpec
-from ckpt_tracker.tensors import numpy_dtype
-from ckpt_tracker.tree import leaves, replace_tensors
+from ckpt_tracker.state.tensors import numpy_dtype
+from ckpt_tracker.state.tree import leaves, replace_tensors
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from ckpt_tracker.tensors import Bytes
+    from ckpt_tracker.state.tensors import Bytes
 
     Numbers = npt.NDArray[np.float64]
 

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker import fields, run_files
-from ckpt_tracker.events import mark
+from ckpt_tracker.disk import fields
+from ckpt_tracker.files import run_files
+from ckpt_tracker.files.events import mark
 
 if TYPE_CHECKING:
     from ckpt_tracker.records import CheckpointRecord

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from ckpt_tracker import manifest as manifests
 from ckpt_tracker.errors import (
     CheckpointGone,
     CheckpointNotFound,
@@ -14,12 +13,13 @@ from ckpt_tracker.errors import (
     MissingExtra,
     StateMismatch,
 )
-from ckpt_tracker.layout import Layout
-from ckpt_tracker.objects import ObjectFolder
+from ckpt_tracker.files import manifest as manifests
+from ckpt_tracker.files.layout import Layout
+from ckpt_tracker.files.objects import ObjectFolder
 from ckpt_tracker.records import CheckpointRecord
 from ckpt_tracker.selection import nearest
-from ckpt_tracker.tensors import kind_named
-from ckpt_tracker.tree import decode
+from ckpt_tracker.state.tensors import kind_named
+from ckpt_tracker.state.tree import decode
 
 
 def load_state(

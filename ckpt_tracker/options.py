@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from ckpt_tracker import resuming
+from ckpt_tracker.disk.jsonfile import plain
 from ckpt_tracker.errors import InvalidOption
-from ckpt_tracker.jsonfile import plain
 from ckpt_tracker.records import Mode, Monitor
 from ckpt_tracker.retention import Best, Last, Retention, checked
 from ckpt_tracker.selection import check_monitor

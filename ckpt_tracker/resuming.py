@@ -11,11 +11,11 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from ckpt_tracker import environment, guard
-from ckpt_tracker import manifest as manifests
 from ckpt_tracker.checkpoint import Checkpoint
+from ckpt_tracker.disk.formats import versions
+from ckpt_tracker.disk.jsonfile import plain
 from ckpt_tracker.errors import CheckpointGone, CheckpointNotFound, Damaged, InvalidOption, StateMismatch
-from ckpt_tracker.formats import versions
-from ckpt_tracker.jsonfile import plain
+from ckpt_tracker.files import manifest as manifests
 from ckpt_tracker.records import Monitor, RunRecord
 from ckpt_tracker.run import Run
 from ckpt_tracker.selection import parse

@@ -169,26 +169,26 @@ class Run:
 
         A name that another one has moves, and its version is returned. Raises CheckpointGone.
         """
-        from ckpt_tracker import keeping
+        from ckpt_tracker.retention import keeping
 
         check_tag(tag)
         return keeping.tag(self._store, self._own(checkpoint), tag)
 
     def untag(self, tag: str) -> int:
         """Takes a name away; returns the version that had it. Raises CheckpointNotFound."""
-        from ckpt_tracker import keeping
+        from ckpt_tracker.retention import keeping
 
         return keeping.untag(self._store, self.name, tag)
 
     def pin(self, checkpoint: Checkpoint | None = None) -> bool:
         """Has retention keep a checkpoint (the newest, unless one is given); False where it is pinned already."""
-        from ckpt_tracker import keeping
+        from ckpt_tracker.retention import keeping
 
         return keeping.pin(self._store, self._own(checkpoint))
 
     def unpin(self, checkpoint: Checkpoint | None = None) -> bool:
         """Leaves a pinned checkpoint to retention again; False where it is not pinned."""
-        from ckpt_tracker import keeping
+        from ckpt_tracker.retention import keeping
 
         return keeping.unpin(self._store, self._own(checkpoint))
 

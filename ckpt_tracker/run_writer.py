@@ -15,15 +15,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from ckpt_tracker import manifest as manifests
+from ckpt_tracker.disk.filesystem import FileLock, naming_full_disk
+from ckpt_tracker.disk.formats import file_name, versions
 from ckpt_tracker.errors import CkptTrackerError, RunBusy, StoreFull
-from ckpt_tracker.events import EventLog
-from ckpt_tracker.filesystem import FileLock, naming_full_disk
-from ckpt_tracker.formats import file_name, versions
-from ckpt_tracker.objects import ObjectWriter, WrittenTensors
+from ckpt_tracker.files import manifest as manifests
+from ckpt_tracker.files.events import EventLog
+from ckpt_tracker.files.objects import ObjectWriter, WrittenTensors
 from ckpt_tracker.records import CheckpointRecord, Parent
-from ckpt_tracker.staging import CapturedState, StagingBuffer
-from ckpt_tracker.tree import encode
+from ckpt_tracker.state.staging import CapturedState, StagingBuffer
+from ckpt_tracker.state.tree import encode
 from ckpt_tracker.writer import BackgroundWriter, Pending
 
 if TYPE_CHECKING:

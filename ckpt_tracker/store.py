@@ -13,17 +13,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker import run_files
 from ckpt_tracker.checkpoint import Checkpoint
+from ckpt_tracker.disk.filesystem import StoreLock
 from ckpt_tracker.environment import user
 from ckpt_tracker.errors import (
     CheckpointNotFound,
     CkptTrackerError,
     StoreReadOnly,
 )
-from ckpt_tracker.filesystem import StoreLock
-from ckpt_tracker.index import Index
-from ckpt_tracker.layout import Layout
+from ckpt_tracker.files import run_files
+from ckpt_tracker.files.layout import Layout
+from ckpt_tracker.index.database import Index
 from ckpt_tracker.records import CheckpointRecord, Plan, RunRecord, VerifyReport
 from ckpt_tracker.run import Run
 from ckpt_tracker.selection import Reference, check_run_name, nearest
@@ -32,12 +32,12 @@ from ckpt_tracker.selection import parse as parse_reference
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ckpt_tracker.objects import ObjectFolder
-    from ckpt_tracker.reclaim import Reclaimer
-    from ckpt_tracker.repair import RepairPlan
+    from ckpt_tracker.files.objects import ObjectFolder
+    from ckpt_tracker.inspection.repair import RepairPlan
+    from ckpt_tracker.inspection.verification import Progress
     from ckpt_tracker.retention import Retention
-    from ckpt_tracker.trash import Trashed
-    from ckpt_tracker.verification import Progress
+    from ckpt_tracker.retention.reclaim import Reclaimer
+    from ckpt_tracker.retention.trash import Trashed
 
 _log = logging.getLogger("ckpt_tracker")
 _NETWORK_REST_SECONDS = 24 * 3600.0
@@ -93,7 +93,7 @@ class Store:
     @cached_property
     def objects(self) -> ObjectFolder:
         """Where the bytes of tensors are. Loaded, as all that looking can do without, when first needed."""
-        from ckpt_tracker.objects import ObjectFolder
+        from ckpt_tracker.files.objects import ObjectFolder
 
         rest_seconds = _NETWORK_REST_SECONDS if self.layout.on_network else 0.0
         return ObjectFolder(
@@ -173,7 +173,7 @@ class Store:
 
         A cap is for all of them together.
         """
-        from ckpt_tracker import keeping
+        from ckpt_tracker.retention import keeping
 
         return keeping.plan(self, keep, runs=runs, now=now)
 
@@ -183,13 +183,13 @@ class Store:
         Returns what was done: what has been tagged or pinned since the plan was made stays. Raises InvalidOption when
         it would leave a run without any checkpoint: nothing is moved then.
         """
-        from ckpt_tracker import keeping
+        from ckpt_tracker.retention import keeping
 
         return keeping.apply(self, plan)
 
     def evict(self, plan: Plan) -> int:
         """Deletes what a tracker's plan doesn't keep, at once and for good; returns the bytes freed."""
-        from ckpt_tracker import keeping
+        from ckpt_tracker.retention import keeping
 
         keeping.evict(self, plan)
         return self.free()
@@ -199,13 +199,13 @@ class Store:
 
         Raises InvalidOption for one that is tagged or pinned: nothing is moved then.
         """
-        from ckpt_tracker import keeping
+        from ckpt_tracker.retention import keeping
 
         keeping.remove(self, [each.record for each in checkpoints])
 
     def trash(self) -> list[Trashed]:
         """What was removed by people and can be had back, the last first."""
-        from ckpt_tracker import trash
+        from ckpt_tracker.retention import trash
 
         return trash.listing(self)
 
@@ -214,7 +214,7 @@ class Store:
 
         Raises CheckpointNotFound where that is not in the trash.
         """
-        from ckpt_tracker import trash
+        from ckpt_tracker.retention import trash
 
         return [self.checkpoint(record) for record in trash.restore(self, reference)]
 
@@ -249,13 +249,13 @@ class Store:
         self, *, deep: bool = False, runs: Iterable[str] | None = None, progress: Progress | None = None
     ) -> VerifyReport:
         """Checks every manifest and the sizes of all objects; with `deep` every byte. Changes nothing."""
-        from ckpt_tracker.verification import verify_runs
+        from ckpt_tracker.inspection.verification import verify_runs
 
         return verify_runs(self.layout, self.objects, runs, deep=deep, index=self.index, progress=progress)
 
     def plan_repair(self, *, progress: Progress | None = None) -> RepairPlan:
         """Verifies every byte, and says what `repair` would do, and what is lost. Changes nothing."""
-        from ckpt_tracker.repair import RepairPlan
+        from ckpt_tracker.inspection.repair import RepairPlan
 
         return RepairPlan(self.verify(deep=True, progress=progress))
 
@@ -265,7 +265,7 @@ class Store:
         Waits until no save is under way. What is damaged goes to `trash/quarantine/`, and stays there. Raises
         FormatTooNew, StoreReadOnly.
         """
-        from ckpt_tracker import repair
+        from ckpt_tracker.inspection import repair
 
         self._check_writable()
         repair.clear_locks(plan, self.layout)
@@ -279,7 +279,7 @@ class Store:
     @cached_property
     def reclaimer(self) -> Reclaimer:
         """What deletes. Loaded when first needed."""
-        from ckpt_tracker.reclaim import Reclaimer
+        from ckpt_tracker.retention.reclaim import Reclaimer
 
         return Reclaimer(self.layout, self.objects, self.lock)
 
@@ -303,7 +303,7 @@ class Store:
 
     def _raise_damage(self, run: str, wanted: Reference) -> None:
         """Of a checkpoint that the index does not have because its manifest can't be read, says why it can't."""
-        from ckpt_tracker import manifest
+        from ckpt_tracker.files import manifest
 
         if wanted.by == "version" and wanted.number:
             with contextlib.suppress(CheckpointNotFound):

@@ -7,8 +7,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from ckpt_tracker.exact_resume import Options, try_out
-from ckpt_tracker.trial_report import Report
+from ckpt_tracker.exact_resume.proof import Options, try_out
+from ckpt_tracker.exact_resume.report import Report
 
 
 def assert_exact_resume(

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ckpt_tracker import guard, options, resuming, trial
 from ckpt_tracker.checkpoint import Checkpoint
+from ckpt_tracker.disk.jsonfile import plain
 from ckpt_tracker.errors import CheckpointWarning, CkptTrackerError, RunBusy, SaveFailed, add_note
-from ckpt_tracker.jsonfile import plain
-from ckpt_tracker.keeping import TRACKER
+from ckpt_tracker.retention.keeping import TRACKER
 from ckpt_tracker.run import Run, as_number
 from ckpt_tracker.run_writer import Capture
 from ckpt_tracker.selection import check_run_name

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 
-from ckpt_tracker import keeping, trial
+from ckpt_tracker import trial
 from ckpt_tracker.records import CheckpointRecord
-from ckpt_tracker.retention import Retention
+from ckpt_tracker.retention import Retention, keeping
 from ckpt_tracker.store import Store
 
 _log = logging.getLogger("ckpt_tracker")

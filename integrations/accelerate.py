@@ -18,8 +18,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ckpt_tracker.errors import InvalidOption, MissingExtra
-from ckpt_tracker.integrations import _stateful
-from ckpt_tracker.integrations._loop import LoopTracker
+from ckpt_tracker.integrations._loop.tracker import LoopTracker
+from ckpt_tracker.integrations._shared import stateful as _stateful
 from ckpt_tracker.store import Store
 
 try:

@@ -20,9 +20,10 @@ import numpy as np
 from ckpt_tracker.callback import TrackerCallback
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import CheckpointNotFound, CheckpointWarning, StateMismatch
-from ckpt_tracker.integrations import _keras_guard, _keras_random
-from ckpt_tracker.integrations._keras_callbacks import CallbackStates
-from ckpt_tracker.integrations._keras_fit import Fit
+from ckpt_tracker.integrations._keras import guard as _keras_guard
+from ckpt_tracker.integrations._keras import random as _keras_random
+from ckpt_tracker.integrations._keras.callbacks import CallbackStates
+from ckpt_tracker.integrations._keras.fit import Fit
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

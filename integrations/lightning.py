@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 from ckpt_tracker.callback import TrackerCallback
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import CheckpointNotFound, InvalidOption
-from ckpt_tracker.integrations import _lightning_state as states
-from ckpt_tracker.integrations import _lightning_trainer as inner
-from ckpt_tracker.integrations._lightning_fit import Fit
-from ckpt_tracker.integrations._lightning_flavour import (
+from ckpt_tracker.integrations._lightning import state as states
+from ckpt_tracker.integrations._lightning import trainer as inner
+from ckpt_tracker.integrations._lightning.fit import Fit
+from ckpt_tracker.integrations._lightning.flavour import (
     flavoured,
     plain,
     require_flavour,
     require_lightning,
 )
-from ckpt_tracker.integrations._lightning_io import Address, StoreIO, open_paths_as_files, path_of
+from ckpt_tracker.integrations._lightning.io import Address, StoreIO, open_paths_as_files, path_of
 from ckpt_tracker.store import Store
 
 require_lightning()

@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker.integrations._loop import LoopTracker
+from ckpt_tracker.integrations._loop.tracker import LoopTracker
 from ckpt_tracker.store import Store
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt_tracker.callback import TrackerCallback
 from ckpt_tracker.errors import CheckpointWarning, InvalidOption, add_note
-from ckpt_tracker.integrations import _transformers_ranks as ranks
-from ckpt_tracker.integrations import _transformers_trainer as inner
-from ckpt_tracker.integrations._transformers_fit import Fit
-from ckpt_tracker.integrations._transformers_source import Source
+from ckpt_tracker.integrations._transformers import ranks
+from ckpt_tracker.integrations._transformers import trainer as inner
+from ckpt_tracker.integrations._transformers.fit import Fit
+from ckpt_tracker.integrations._transformers.source import Source
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ckpt_tracker.cli import human
+from ckpt_tracker.disk.filesystem import sync_path, unused_name
 from ckpt_tracker.errors import InvalidOption
-from ckpt_tracker.filesystem import sync_path, unused_name
 
 
 def check_target(file: Path, *, force: bool) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 from ckpt_tracker.cli.export_state import Source, StoredTensor
 from ckpt_tracker.errors import MissingExtra, StateMismatch
-from ckpt_tracker.tensors import kind_named
+from ckpt_tracker.state.tensors import kind_named
 
 _BACKENDS = {"tensorflow": "tensorflow", "torch": "torch", "jax": "jax"}
 
@@ -66,7 +66,7 @@ def _arrays(source: Source) -> dict[str, Any]:
 def _rebuilt(architecture: Mapping[str, Any], arrays: Mapping[str, Any], *, ref: str) -> Any:
     import keras
 
-    from ckpt_tracker.integrations._keras_state import ModelState
+    from ckpt_tracker.integrations._keras.state import ModelState
 
     try:
         model = keras.models.model_from_json(architecture["json"])

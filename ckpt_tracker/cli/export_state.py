@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker import manifest as manifests
 from ckpt_tracker.errors import CheckpointNotFound, InvalidOption, MissingExtra
+from ckpt_tracker.files import manifest as manifests
 from ckpt_tracker.records import TensorEntry, TensorSpec
 from ckpt_tracker.selection import nearest
-from ckpt_tracker.tree import decode
+from ckpt_tracker.state.tree import decode
 
 if TYPE_CHECKING:
     from ckpt_tracker.checkpoint import Checkpoint
+    from ckpt_tracker.state.tensors import Bytes
     from ckpt_tracker.store import Store
-    from ckpt_tracker.tensors import Bytes
 
 ALL = "all"
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ckpt_tracker.cli.export_state import Source, StoredTensor
-from ckpt_tracker.jsonfile import dump
+from ckpt_tracker.disk.jsonfile import dump
 from ckpt_tracker.records import TensorSpec
 
 # https://huggingface.co/docs/safetensors/index#format
@@ -54,7 +54,7 @@ def write_npz(source: Source, file: Path) -> None:
     """Writes the section's tensors as `numpy.savez` does."""
     import numpy as np
 
-    from ckpt_tracker.tensors import numpy_dtype
+    from ckpt_tracker.state.tensors import numpy_dtype
 
     tensors = source.tensors(_numpy_holds)
     with file.open("xb") as target, zipfile.ZipFile(target, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:

@@ -82,7 +82,7 @@ class _Builder:
     def _tensor(self, tensor: StoredTensor, path: str) -> Any:
         import torch
 
-        from ckpt_tracker.torch_tensors import TorchKind
+        from ckpt_tracker.state.torch_tensors import TorchKind
 
         spec = tensor.spec
         if not isinstance(getattr(torch, spec.dtype, None), torch.dtype):

@@ -13,8 +13,8 @@ from ckpt_tracker.cli.opening import folder, open_store
 from ckpt_tracker.cli.verify import problem
 
 if TYPE_CHECKING:
-    from ckpt_tracker.layout import Layout
-    from ckpt_tracker.repair import Deed, Loss, RepairPlan
+    from ckpt_tracker.files.layout import Layout
+    from ckpt_tracker.inspection.repair import Deed, Loss, RepairPlan
 
 _WORDS: dict[Deed, tuple[str, str]] = {
     "quarantine": ("would be quarantined", "quarantined"),
@@ -42,10 +42,10 @@ def repair(ctx: click.Context, yes: bool, store: str | None, as_json: bool) -> N
     `ckpt gc` does. The checkpoints that lost something are listed, with the sections that still load. Then verify
     finds nothing any more, and retention and gc free space again.
     """
-    from ckpt_tracker import repair as repairs
     from ckpt_tracker.cli.output import progress_bar
     from ckpt_tracker.errors import Damaged
-    from ckpt_tracker.layout import Layout
+    from ckpt_tracker.files.layout import Layout
+    from ckpt_tracker.inspection import repair as repairs
 
     layout = Layout(folder(store))
     plan = repairs.plan_store_file(layout)

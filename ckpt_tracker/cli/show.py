@@ -14,7 +14,7 @@ from ckpt_tracker.cli.opening import open_store
 
 if TYPE_CHECKING:
     from ckpt_tracker.checkpoint import Checkpoint
-    from ckpt_tracker.manifest import Manifest
+    from ckpt_tracker.files.manifest import Manifest
     from ckpt_tracker.records import RunRecord
     from ckpt_tracker.store import Store
 
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 @click.argument("ref")
 def show(ref: str, store: str | None, as_json: bool) -> None:
     """Shows everything about the checkpoint REF: its state section by section, and the run it belongs to."""
-    from ckpt_tracker import manifest as manifests
     from ckpt_tracker.cli.output import emit_json, emit_pairs
-    from ckpt_tracker.formats import file_name
+    from ckpt_tracker.disk.formats import file_name
+    from ckpt_tracker.files import manifest as manifests
 
     with open_store(store) as opened:
         checkpoint = opened[ref]

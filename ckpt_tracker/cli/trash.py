@@ -12,7 +12,7 @@ from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.opening import open_store
 
 if TYPE_CHECKING:
-    from ckpt_tracker.trash import Trashed
+    from ckpt_tracker.retention.trash import Trashed
 
 
 @command(

@@ -17,7 +17,7 @@ from ckpt_tracker.cli.opening import chosen
 from ckpt_tracker.errors import InvalidOption
 
 if TYPE_CHECKING:
-    from ckpt_tracker.exact_resume import Progress
+    from ckpt_tracker.exact_resume.proof import Progress
 
 _EXITS = {"equal": 0, "different": 11, "left out": 11, "not deterministic": 12, "not tried": 13}
 _KEEP = store_option("--keep", text="Keep all stores, and what the script printed, in this new folder.")
@@ -67,7 +67,7 @@ def verify_resume(
     about one more.
     """
     from ckpt_tracker.cli.output import emit_json, emit_pairs
-    from ckpt_tracker.exact_resume import Options, try_out
+    from ckpt_tracker.exact_resume.proof import Options, try_out
 
     if kill and kill_after:
         raise InvalidOption("--kill random and --kill-after exclude each other")

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ckpt_tracker.comparison import Difference, Distance
-from ckpt_tracker.diagnosis import Case, after_resume, between_starts, left_out
-from ckpt_tracker.trial_suspects import Suspect
+from ckpt_tracker.exact_resume.diagnosis import Case, after_resume, between_starts, left_out
+from ckpt_tracker.exact_resume.suspects import Suspect
 
 FAR = Distance(8, 8, 0.5, 0.5, 0.5, (0, 0))
 NEAR = Distance(8, 2, 1e-7, 1e-6, 1e-8, (0, 0))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ckpt_tracker import Store
-from ckpt_tracker.events import EventLog, EventState
+from ckpt_tracker.files.events import EventLog, EventState
 from ckpt_tracker.records import Monitor
 
 
@@ -100,7 +100,7 @@ def test_events_of_two_processes_do_not_mix(start: Callable[..., Any], log: Even
     code = """
         import sys
         from pathlib import Path
-        from ckpt_tracker.events import EventLog
+        from ckpt_tracker.files.events import EventLog
         for number in range(1, 51):
             EventLog(Path(sys.argv[1])).append("tag", tag=sys.argv[2] * 200, version=number)
     """

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from ckpt_tracker.disk.filesystem import create, make_folder, naming_full_disk, write_durably
 from ckpt_tracker.errors import StoreFull
-from ckpt_tracker.filesystem import create, make_folder, naming_full_disk, write_durably
 
 
 def test_a_file_is_written_and_replaced(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from ckpt_tracker import Store
 from ckpt_tracker.environment import user
-from ckpt_tracker.events import EventLog
+from ckpt_tracker.files.events import EventLog
 from ckpt_tracker.history import Entry
 from ckpt_tracker.tracker import Tracker
 

@@ -90,7 +90,8 @@ def test_the_newest_of_an_epoch_or_step_is_found(store: Store) -> None:
 
 def test_the_schema_number_is_the_number_of_migrations(store: Store) -> None:
     """A migration that is added without a new number would never be applied."""
-    from ckpt_tracker import index, migrations
+    from ckpt_tracker.index import database as index
+    from ckpt_tracker.index import migrations
 
     connection = sqlite3.connect(store.index.path)
     try:
@@ -105,8 +106,8 @@ def test_the_schemas_digests_are_those_of_the_migrations() -> None:
     """Of each schema there ever was: an index that has another one is not ours."""
     from sqlite_utils import Database
 
-    from ckpt_tracker import index
-    from ckpt_tracker.migrations import migrations
+    from ckpt_tracker.index import database as index
+    from ckpt_tracker.index.migrations import migrations
 
     connection = sqlite3.connect(":memory:", isolation_level=None)
     found = [index.schema_digest(connection)]

@@ -19,7 +19,7 @@ from sqlite_utils import Database
 
 from ckpt_tracker import Store
 from ckpt_tracker.errors import CheckpointNotFound
-from ckpt_tracker.migrations import migrations
+from ckpt_tracker.index.migrations import migrations
 
 
 @pytest.fixture

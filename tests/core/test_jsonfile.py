@@ -8,8 +8,8 @@ import math
 import pytest
 from blake3 import blake3
 
+from ckpt_tracker.disk.jsonfile import dump, dump_sorted, load, plain, seal, unseal
 from ckpt_tracker.errors import Damaged
-from ckpt_tracker.jsonfile import dump, dump_sorted, load, plain, seal, unseal
 
 DOCUMENT = {"format": 1, "name": "wärme", "values": [1, 2.5, None, True], "inner": {"a": "b"}}
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from ckpt_tracker import Checkpoint, Store
+from ckpt_tracker.disk.filesystem import FileLock
 from ckpt_tracker.errors import CheckpointGone, CheckpointNotFound, InvalidOption, StoreReadOnly
-from ckpt_tracker.filesystem import FileLock
 from ckpt_tracker.records import Decision, Plan
 from ckpt_tracker.retention import Best, Last
 from ckpt_tracker.tracker import Tracker
@@ -103,7 +103,7 @@ def test_nobody_else_can_act_between_the_look_and_the_deed(
     act: Callable[[Store], Any],
 ) -> None:
     """Whatever removes, restores or marks holds one lock for all of it, while it tells the run's events."""
-    from ckpt_tracker.events import EventLog
+    from ckpt_tracker.files.events import EventLog
 
     store.run("r").tag("old", saved[3])
     store.run("r").pin(saved[1])

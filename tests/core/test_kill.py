@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from ckpt_tracker import Store
-from ckpt_tracker import manifest as manifests
+from ckpt_tracker.files import manifest as manifests
 
 COMMON = """
 import os, random, select, signal, sys, warnings
 import numpy as np
 import sqlite_utils
-import ckpt_tracker.migrations, ckpt_tracker.reclaim
+import ckpt_tracker.index.migrations, ckpt_tracker.retention.reclaim
 from ckpt_tracker import Store
 from ckpt_tracker.errors import CkptTrackerError
 from ckpt_tracker.retention import Best, Last

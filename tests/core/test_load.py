@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from ckpt_tracker import Checkpoint, Store
+from ckpt_tracker.disk.jsonfile import seal, unseal
 from ckpt_tracker.errors import CheckpointGone, CheckpointNotFound, Damaged, MissingExtra
-from ckpt_tracker.jsonfile import seal, unseal
-from ckpt_tracker.objects import SMALL
+from ckpt_tracker.files.objects import SMALL
 
 LARGE = 2 * SMALL
 

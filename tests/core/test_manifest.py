@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from ckpt_tracker import Checkpoint, Store
-from ckpt_tracker import manifest as manifests
+from ckpt_tracker.disk.jsonfile import seal, unseal
 from ckpt_tracker.errors import CheckpointGone, Damaged, FormatTooNew
-from ckpt_tracker.jsonfile import seal, unseal
+from ckpt_tracker.files import manifest as manifests
 
 STATE = {"model": {"w": np.arange(6, dtype=np.float32), "b": np.float64(1)}, "loop": {"betas": (0.9, math.nan)}}
 METRICS = {"val_loss": 0.25, "nan": math.nan, "inf": math.inf, "-inf": -math.inf, "Wärme\n": 1e300}

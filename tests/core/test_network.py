@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ckpt_tracker import Store, mounts
+from ckpt_tracker import Store
+from ckpt_tracker.disk import mounts
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from blake3 import blake3
 
 from ckpt_tracker import Store
 from ckpt_tracker.errors import CheckpointGone, Damaged
-from ckpt_tracker.objects import SMALL, ObjectFolder
+from ckpt_tracker.files.objects import SMALL, ObjectFolder
 from ckpt_tracker.records import Piece, TensorEntry, TensorSpec
 
 LARGE = 2 * SMALL

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "getuid"), reason="permissions a
 AS_NOBODY = """
 import os, sys
 import numpy, orjson, sqlite_utils
-import ckpt_tracker.cli, ckpt_tracker.migrations, ckpt_tracker.tracker
+import ckpt_tracker.cli, ckpt_tracker.index.migrations, ckpt_tracker.tracker
 from ckpt_tracker import Store
 from ckpt_tracker.errors import CkptTrackerError
 if os.getuid() == 0:

@@ -12,7 +12,7 @@ import pytest
 
 from ckpt_tracker import Checkpoint, Store
 from ckpt_tracker.errors import CheckpointGone, CheckpointNotFound, Damaged, InvalidOption
-from ckpt_tracker.objects import SMALL
+from ckpt_tracker.files.objects import SMALL
 from ckpt_tracker.records import Plan
 from ckpt_tracker.retention import Last
 

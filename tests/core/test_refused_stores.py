@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from ckpt_tracker import Store
+from ckpt_tracker.disk.jsonfile import seal
 from ckpt_tracker.errors import CkptTrackerError, Damaged, FormatTooNew, NotAStore, StoreNotFound
-from ckpt_tracker.jsonfile import seal
 
 Contents = Callable[[Path], dict[str, bytes]]
 STATE = {"loop": {"epoch": 1}}

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckpt_tracker import Checkpoint, Store, formats
-from ckpt_tracker import manifest as manifests
+from ckpt_tracker import Checkpoint, Store
+from ckpt_tracker.disk import formats
+from ckpt_tracker.disk.jsonfile import seal, unseal
 from ckpt_tracker.errors import CheckpointGone, Damaged, FormatTooNew, StoreReadOnly
-from ckpt_tracker.jsonfile import seal, unseal
-from ckpt_tracker.objects import SMALL
-from ckpt_tracker.repair import Loss
+from ckpt_tracker.files import manifest as manifests
+from ckpt_tracker.files.objects import SMALL
+from ckpt_tracker.inspection.repair import Loss
 from ckpt_tracker.retention import Last
 from ckpt_tracker.tracker import Tracker
 

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from ckpt_tracker import Store
+from ckpt_tracker.disk.filesystem import FileLock, StoreLock
 from ckpt_tracker.errors import RunBusy, SaveFailed
-from ckpt_tracker.filesystem import FileLock, StoreLock
 
 Start = Callable[..., Any]
 STATE = {"loop": {"epoch": 1}}
@@ -189,7 +189,7 @@ def test_a_sweep_waits_for_writers_and_writers_for_the_sweep(tmp_path: Path) -> 
 SWEEP = """
     import sys
     from pathlib import Path
-    from ckpt_tracker.filesystem import StoreLock
+    from ckpt_tracker.disk.filesystem import StoreLock
     print("waiting", flush=True)
     with StoreLock(Path(sys.argv[1])).sweeping():
         with open(sys.argv[1] + "/order", "a") as order:
@@ -200,7 +200,7 @@ SWEEP = """
 WRITE = """
     import sys
     from pathlib import Path
-    from ckpt_tracker.filesystem import StoreLock
+    from ckpt_tracker.disk.filesystem import StoreLock
     print("waiting", flush=True)
     with StoreLock(Path(sys.argv[1])).writing():
         with open(sys.argv[1] + "/order", "a") as order:

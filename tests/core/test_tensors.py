@@ -12,8 +12,8 @@ import pytest
 from ckpt_tracker import Store
 from ckpt_tracker.errors import Damaged
 from ckpt_tracker.records import TensorSpec
-from ckpt_tracker.tensors import itemsize_fits, kind_named, kind_of, numpy_dtype
-from ckpt_tracker.tree import encode
+from ckpt_tracker.state.tensors import itemsize_fits, kind_named, kind_of, numpy_dtype
+from ckpt_tracker.state.tree import encode
 
 Array = npt.NDArray[Any]
 RANDOM = np.random.default_rng(3)
@@ -145,7 +145,7 @@ def test_torch_tensors_without_torch_name_the_extra(python: Callable[..., str]) 
         """
         import sys
         sys.modules["torch"] = None
-        from ckpt_tracker.tensors import kind_named
+        from ckpt_tracker.state.tensors import kind_named
         try:
             kind_named("torch")
         except ImportError as error:

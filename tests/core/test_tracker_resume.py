@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ckpt_tracker.disk.jsonfile import seal, unseal
 from ckpt_tracker.errors import CheckpointNotFound, Damaged, FormatTooNew, InvalidOption
-from ckpt_tracker.events import EventLog
-from ckpt_tracker.jsonfile import seal, unseal
+from ckpt_tracker.files.events import EventLog
 from ckpt_tracker.tracker import Tracker
 
 

@@ -13,11 +13,11 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ckpt_tracker.jsonfile import dump, load
-from ckpt_tracker.manifest import digest
-from ckpt_tracker.objects import blake3
+from ckpt_tracker.disk.jsonfile import dump, load
+from ckpt_tracker.files.manifest import digest
+from ckpt_tracker.files.objects import blake3
 from ckpt_tracker.records import TensorEntry
-from ckpt_tracker.tree import decode, encode
+from ckpt_tracker.state.tree import decode, encode
 
 SETTINGS = settings(deadline=None, max_examples=150, derandomize=True)
 

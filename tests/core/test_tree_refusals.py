@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 
 from ckpt_tracker import Store
+from ckpt_tracker.disk.jsonfile import dump
 from ckpt_tracker.errors import Damaged, StateMismatch, UnstorableLeaf
-from ckpt_tracker.jsonfile import dump
-from ckpt_tracker.tree import decode, encode
+from ckpt_tracker.state.tree import decode, encode
 
 
 class _MyList(list):  # type: ignore[type-arg]
@@ -239,7 +239,7 @@ def test_torch_forms_are_readable_without_torch(python: Callable[..., str]) -> N
         """
         import sys
         sys.modules["torch"] = None
-        from ckpt_tracker.tree import decode
+        from ckpt_tracker.state.tree import decode
         print(decode([{"$size": [2, 3]}, {"$dtype": "float32"}, {"$device": "cuda:0"}], None))
         """
     )

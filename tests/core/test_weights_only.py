@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ckpt_tracker import Checkpoint, Store, filesystem
-from ckpt_tracker import objects as object_files
+from ckpt_tracker import Checkpoint, Store
+from ckpt_tracker.disk import filesystem
 from ckpt_tracker.errors import CheckpointGone, CheckpointNotFound, StateMismatch
-from ckpt_tracker.objects import SMALL
+from ckpt_tracker.files import objects as object_files
+from ckpt_tracker.files.objects import SMALL
 from ckpt_tracker.tracker import Tracker
 
 LARGE = 2 * SMALL

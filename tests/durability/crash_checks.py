@@ -10,7 +10,8 @@ import numpy as np
 from durability.crash_recording import Op
 from durability.crash_scenarios import RUN, state
 
-from ckpt_tracker import Checkpoint, Store, formats
+from ckpt_tracker import Checkpoint, Store
+from ckpt_tracker.disk import formats
 
 _NEXT = 900
 _PIECE = re.compile(rb'\["([0-9a-f]{64})",\d+,\d+\]')

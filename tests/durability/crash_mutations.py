@@ -11,7 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ckpt_tracker import events, filesystem, layout, objects, reclaim, run_writer
+from ckpt_tracker import run_writer
+from ckpt_tracker.disk import filesystem
+from ckpt_tracker.files import events, layout, objects
+from ckpt_tracker.retention import reclaim
 
 
 @dataclass(frozen=True)

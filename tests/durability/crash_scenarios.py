@@ -20,7 +20,8 @@ import sqlite_utils  # noqa: F401  (imported late by the index; here once for al
 from durability.crash_mutations import MUTATIONS
 from durability.crash_recording import mark
 
-from ckpt_tracker import Run, Store, objects
+from ckpt_tracker import Run, Store
+from ckpt_tracker.files import objects
 from ckpt_tracker.retention import Last, Retention
 from ckpt_tracker.tracker import Tracker
 

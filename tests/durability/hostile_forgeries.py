@@ -13,7 +13,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from ckpt_tracker.jsonfile import dump, unseal
+from ckpt_tracker.disk.jsonfile import dump, unseal
 
 HASH = "ab" * 32
 MANIFEST = "runs/r/manifests/000001.json"

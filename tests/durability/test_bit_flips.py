@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ckpt_tracker import Store, manifest, resuming
+from ckpt_tracker import Store, resuming
+from ckpt_tracker.disk.formats import versions
 from ckpt_tracker.errors import CkptTrackerError, Damaged
-from ckpt_tracker.formats import versions
-from ckpt_tracker.layout import Layout
+from ckpt_tracker.files import manifest
+from ckpt_tracker.files.layout import Layout
+from ckpt_tracker.files.objects import ObjectFolder
+from ckpt_tracker.inspection.verification import verify_runs
 from ckpt_tracker.loading import load_state
-from ckpt_tracker.objects import ObjectFolder
 from ckpt_tracker.retention import Last
-from ckpt_tracker.verification import verify_runs
 
 KINDS = {
     "objects": "objects/*/*",

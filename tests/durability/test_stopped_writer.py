@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from ckpt_tracker import Store
-from ckpt_tracker.filesystem import StoreLock
+from ckpt_tracker.disk.filesystem import StoreLock
 
 CALLS = ("open", "write", "fsync", "replace", "close")
 

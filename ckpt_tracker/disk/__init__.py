@@ -1,0 +1,1 @@
+"""Files, locks and sealed JSON: what everything above trusts the disk through."""

@@ -1,0 +1,251 @@
+"""What differs between platforms and file systems: making bytes durable, and kernel locks.
+
+Durable means: a power cut right after the call returns loses nothing of it. That takes an fsync of the
+file *and* of the folder that holds its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from ckpt_tracker.disk.plain_files import open_plain, read_plain
+from ckpt_tracker.errors import StoreFull
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+try:
+    import fcntl
+except ImportError:  # Windows has no flock; the floors above only ask for locks through FileLock
+    fcntl = None  # type: ignore[assignment]
+
+_NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
+_MOST_SIGNED = 1000
+
+
+@contextlib.contextmanager
+def naming_full_disk(store: Path) -> Iterator[None]:
+    """Turns "no space left" from inside the block into StoreFull, which names the store and the way out."""
+    try:
+        yield
+    except StoreFull:
+        raise
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        message = f"no room left in {store}: free space there, or keep fewer checkpoints; older ones are intact"
+        raise StoreFull(error.errno, message) from error
+
+
+def sync(descriptor: int) -> None:
+    """fsync that really reaches the disk: macOS needs F_FULLFSYNC for that (see its fsync(2))."""
+    if sys.platform == "darwin" and fcntl is not None:
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(descriptor, fcntl.F_FULLFSYNC)
+            return
+    os.fsync(descriptor)
+
+
+def sync_path(path: Path) -> None:
+    """fsync a file by its name."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        sync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(path: Path) -> None:
+    """Makes the names in a folder durable: those that were given, and that others are gone."""
+    try:
+        sync_path(path)
+    except OSError as error:
+        # there are file systems that have no fsync for folders, and can't do better
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+
+
+def write_all(descriptor: int, data: Buffer) -> None:
+    """Writes every byte: one write(2) may take fewer than it was given (2 GiB at most on Linux)."""
+    rest = memoryview(data).cast("B")
+    while rest.nbytes:
+        taken = os.write(descriptor, rest)
+        if not taken:
+            raise OSError(errno.EIO, "write took no byte, and named no error")
+        rest = rest[taken:]
+
+
+def create(path: Path, data: Buffer) -> int:
+    """Makes a new file holding `data`, and returns its open descriptor; nothing is durable yet."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    try:
+        write_all(descriptor, data)
+    except BaseException:
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+        raise
+    return descriptor
+
+
+def unused_name(name: str) -> str:
+    """A file name that starts with `name` and that nobody else uses."""
+    return f"{name}.{os.urandom(6).hex()}"
+
+
+def write_durably(target: Path, data: Buffer, *, tmp: Path) -> None:
+    """Puts `data` at `target` whole or not at all, through a file in `tmp` on the same file system.
+
+    Durable when it returns. A reader sees the old file, or the new one, never a part. A file whose fsync fails is
+    deleted, and never synced again: the kernel forgets what it could not write, and the next fsync would succeed.
+    """
+    scratch = tmp / unused_name(target.name)
+    descriptor = create(scratch, data)
+    try:
+        try:
+            sync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(scratch, target)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+    sync_folder(target.parent)
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder, and those above it, durably; also where a killed process made some, and did not sync them."""
+    missing = [path]
+    while not missing[-1].parent.exists():
+        missing.append(missing[-1].parent)
+    with contextlib.suppress(PermissionError):  # then it is not of our making
+        sync_folder(missing[-1].parent.parent)
+    for folder in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir()
+        sync_folder(folder.parent)
+
+
+class FileLock:
+    """A kernel lock (flock) on a file. The kernel frees it when the process dies, so it is never stale.
+
+    A forked child closes its copy of the descriptor: it would keep the lock after the parent's death otherwise.
+    """
+
+    _held: ClassVar[weakref.WeakSet[FileLock]] = weakref.WeakSet()
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+        self._owner = 0
+        self.held = False
+
+    def acquire(self, *, shared: bool = False, wait: bool = True) -> bool:
+        """Takes the lock; False when somebody else holds it and `wait` is False. Raises Damaged for no plain file."""
+        self._descriptor = open_plain(self.path, os.O_RDWR | os.O_CREAT)
+        self._owner = os.getpid()
+        FileLock._held.add(self)
+        try:
+            if fcntl is not None:
+                how = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB)
+                fcntl.flock(self._descriptor, how)
+        except BlockingIOError:
+            self._close()
+            return False
+        except BaseException:
+            self._close()
+            raise
+        self.held = True
+        return True
+
+    @contextlib.contextmanager
+    def taken(self) -> Iterator[None]:
+        """Held alone while inside; waits for whoever holds it. Raises Damaged for no plain file."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
+
+    def sign(self, text: str) -> None:
+        """Leaves a word in the lock file about who holds it, for others to `read`; where there is room for it."""
+        if self._descriptor is not None:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self._descriptor, 0)
+                os.pwrite(self._descriptor, text.encode(), 0)
+
+    def read(self) -> str:
+        """What the holder left in the lock file."""
+        return read_plain(self.path, most=_MOST_SIGNED).decode(errors="replace")
+
+    def __del__(self) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Gives the lock back; does nothing when it is not held."""
+        if self._owner == os.getpid() and self._descriptor is not None and fcntl is not None:
+            # a process forked at the wrong moment may have a copy of the descriptor; closing ours would not unlock it
+            with contextlib.suppress(OSError):
+                fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        self._close()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, None
+        self.held = False
+        FileLock._held.discard(self)
+        if descriptor is not None:
+            os.close(descriptor)
+
+    @classmethod
+    def _close_in_child(cls) -> None:
+        for lock in list(cls._held):
+            # unlocking would take the lock from the parent
+            lock._close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=FileLock._close_in_child)
+
+
+class StoreLock:
+    """Writers share it, the sweep has it alone. A turnstile in front lets the sweep in.
+
+    With one lock the sweep starves: there is always some writer that holds it. So everybody passes the
+    turnstile first, and the sweep keeps it shut while it waits for the writers inside to leave.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Shared with other writers: no object is swept while inside."""
+        turnstile, lock = self._locks()
+        turnstile.acquire()
+        try:
+            lock.acquire(shared=True)
+        finally:
+            turnstile.release()
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @contextlib.contextmanager
+    def sweeping(self, *, wait: bool = True) -> Iterator[bool]:
+        """Alone: no save is under way while inside. With `wait=False`, yields False when others hold the lock."""
+        turnstile, lock = self._locks()
+        try:
+            yield turnstile.acquire(wait=wait) and lock.acquire(wait=wait)
+        finally:
+            lock.release()
+            turnstile.release()
+
+    def _locks(self) -> tuple[FileLock, FileLock]:
+        return FileLock(self._folder / "turnstile"), FileLock(self._folder / "store")

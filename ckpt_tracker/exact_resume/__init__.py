@@ -1,0 +1,1 @@
+"""Whether a script resumes exactly, proved by killing it."""

@@ -1,0 +1,1 @@
+"""The SQLite index: a cache over manifests and events."""

@@ -1,0 +1,182 @@
+"""The retention policies: small frozen values, pure over records. People import them from `ckpt_tracker.retention`."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import Literal
+
+from ckpt_tracker.errors import InvalidOption
+from ckpt_tracker.records import CheckpointRecord, Mode, Monitor
+from ckpt_tracker.retention.combining import Policy, Retention
+from ckpt_tracker.selection import check_monitor
+
+Period = Literal["hour", "day", "week"]
+PERIODS = {"hour": "%Y-%m-%d %H", "day": "%Y-%m-%d", "week": "%G-W%V"}
+Kept = Iterable[tuple[CheckpointRecord, str]]
+
+
+@dataclass(frozen=True)
+class Last(Policy):
+    """The newest `count` checkpoints."""
+
+    count: int
+
+    def __post_init__(self) -> None:
+        _check_count("Last", self.count)
+
+    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Kept:
+        newest = reversed(records[-self.count :])
+        return [(record, f"last-{rank}") for rank, record in enumerate(newest, start=1)]
+
+    def __str__(self) -> str:
+        return f"last:{self.count}"
+
+
+@dataclass(frozen=True)
+class Best(Policy):
+    """The best `count` checkpoints by a metric (a run's own, where none is named); of equal ones the earlier.
+
+    NaN and infinities never win. Checkpoints that lack the metric might be the best: the newest `count` of them are
+    kept as `not ranked`, so that a misspelt metric neither fills the disk nor empties it.
+    """
+
+    count: int
+    metric: str | None = None
+    mode: Mode | None = None
+
+    def __post_init__(self) -> None:
+        _check_count("Best", self.count)
+        if self.metric is not None and not str(self.metric).strip():
+            raise InvalidOption(f"Best ranks by the name of a metric, found {self.metric!r}")
+        check_monitor(self.metric, self.mode)
+
+    def bound_to(self, monitor: Monitor | None) -> Retention:
+        named = self._monitor(monitor, run=None)
+        return Best(self.count, named.metric, named.mode)
+
+    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Kept:
+        if not records:
+            return []
+        named = self._monitor(monitor, run=records[0].run)
+        values = {record.version: record.metrics.get(named.metric) for record in records}
+        finite = {version: value for version, value in values.items() if value is not None and math.isfinite(value)}
+        sign = 1 if named.mode == "min" else -1
+        ranked = sorted(finite, key=lambda version: (sign * finite[version], version))
+        best = {
+            version: f"best-{rank} {named.metric}={finite[version]:.6g}"
+            for rank, version in enumerate(ranked[: self.count], start=1)
+        }
+        unranked = [version for version in reversed(values) if values[version] is None]
+        by_version = {record.version: record for record in records}
+        reasons = {**best, **dict.fromkeys(unranked[: self.count], "not ranked")}
+        return [(by_version[version], reason) for version, reason in reasons.items()]
+
+    def __str__(self) -> str:
+        if self.metric is None:
+            return f"best:{self.count}"
+        return shlex.quote(f"best:{self.count}:{self.metric}:{self.mode}")
+
+    def _monitor(self, monitor: Monitor | None, *, run: str | None) -> Monitor:
+        if self.metric is not None and self.mode is not None:
+            return Monitor(self.metric, self.mode)
+        if monitor is None:
+            raise InvalidOption(
+                f"Best({self.count}) names no metric and {f'run {run!r}' if run else 'the run'} monitors none: "
+                f'write Best({self.count}, "val_loss", mode="min"), or best:{self.count}:val_loss:min'
+            )
+        return monitor
+
+
+@dataclass(frozen=True)
+class Every(Policy):
+    """Each `epochs`-th epoch (finished epochs count: 9, 19, … for 10) or each `steps`-th step, for ever."""
+
+    epochs: int | None = None
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise InvalidOption("Every takes epochs=N or steps=N, one of them")
+        _check_count("Every", self.epochs if self.steps is None else self.steps)
+
+    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Kept:
+        reason = f"every-{self.epochs}-epochs" if self.epochs is not None else f"every-{self.steps}-steps"
+        return [(record, reason) for record in reversed(records) if self._meets(record)]
+
+    def __str__(self) -> str:
+        return f"every:{self.epochs}epochs" if self.epochs is not None else f"every:{self.steps}steps"
+
+    def _meets(self, record: CheckpointRecord) -> bool:
+        if self.epochs is not None:
+            return record.epoch is not None and (record.epoch + 1) % self.epochs == 0
+        return bool(record.step) and record.step % (self.steps or 1) == 0  # type: ignore[operator]
+
+
+@dataclass(frozen=True)
+class Within(Policy):
+    """All checkpoints of the last `hours` and `days`; with `one_per` the newest of each hour, day or week (UTC)."""
+
+    hours: float = 0
+    days: float = 0
+    one_per: Period | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            positive = self._span > timedelta(0)
+        except (TypeError, ValueError, OverflowError):
+            positive = False
+        if not positive:
+            raise InvalidOption(f"Within(hours={self.hours!r}, days={self.days!r}): expected numbers, more than 0")
+        if self.one_per is not None and self.one_per not in PERIODS:
+            raise InvalidOption(f"one_per={self.one_per!r}: expected one of {', '.join(PERIODS)}")
+
+    @property
+    def _span(self) -> timedelta:
+        return timedelta(hours=self.hours, days=self.days)
+
+    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Kept:
+        recent = [record for record in reversed(records) if now - record.created_at <= self._span]
+        if self.one_per is None:
+            return [(record, f"within-{self._span_text}") for record in recent]
+        form = PERIODS[self.one_per]
+        newest: dict[str, CheckpointRecord] = {}
+        for record in recent:
+            newest.setdefault(record.created_at.astimezone(timezone.utc).strftime(form), record)
+        return [(record, f"{self.one_per}-{period}") for period, record in newest.items()]
+
+    @property
+    def _span_text(self) -> str:
+        if not self.hours:
+            return f"{_number(self.days)}days"
+        return f"{_number(self._span / timedelta(hours=1) if self.days else self.hours)}hours"
+
+    def __str__(self) -> str:
+        return f"within:{self._span_text}{f':{self.one_per}' if self.one_per else ''}"
+
+
+@dataclass(frozen=True)
+class Tagged(Policy):
+    """Every checkpoint with a tag, or that is pinned. Always implied."""
+
+    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Kept:
+        for record in reversed(records):
+            marks = [f"tag:{','.join(record.tags)}"] if record.tags else []
+            marks += ["pinned"] if record.pinned else []
+            if marks:
+                yield record, " ".join(marks)
+
+    def __str__(self) -> str:
+        return "tagged"
+
+
+def _check_count(name: str, count: object) -> None:
+    if type(count) is not int or count < 1:
+        raise InvalidOption(f"{name} keeps 1 checkpoint or more, found {count!r}")
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else repr(float(value))

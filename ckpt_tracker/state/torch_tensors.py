@@ -1,0 +1,108 @@
+"""torch's tensors as bytes: the one door of the core to torch, opened only where torch is in use.
+
+Whatever device a tensor was on, it comes back on the CPU; `load_state_dict` moves it where it belongs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ckpt_tracker.errors import Damaged
+from ckpt_tracker.records import TensorSpec
+
+if TYPE_CHECKING:
+    from ckpt_tracker.state.tensors import Bytes
+
+_PLAIN_CLASSES = (torch.Tensor, torch.nn.Parameter)
+_PARTS_OF_A_BYTE = {f"{sign}int{bits}" for sign in ("u", "") for bits in range(1, 8)}
+
+
+class TorchKind:
+    """Dense torch tensors of any device and any type with whole bytes."""
+
+    def describe(self, tensor: torch.Tensor) -> TensorSpec:
+        """A TensorSpec of kind `torch`. Raises TypeError for sparse, quantized, meta and subclassed tensors."""
+        form = _special_form(tensor)
+        if form is not None:
+            raise TypeError(f"a {form} torch tensor")
+        flags = []
+        if isinstance(tensor, torch.nn.Parameter):
+            flags.append("parameter")
+        if tensor.requires_grad:
+            flags.append("requires_grad")
+        name = str(tensor.dtype).removeprefix("torch.")
+        size = tensor.numel() * tensor.element_size()
+        return TensorSpec("torch", name, tuple(tensor.shape), size, tuple(flags))
+
+    def identity(self, tensor: torch.Tensor) -> Hashable | None:
+        """The tensor's device, address, type, shape and strides; None for an empty one."""
+        if tensor.numel() == 0:
+            return None
+        return ("torch", tensor.device, tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())
+
+    def copy_into(self, tensor: torch.Tensor, buffer: Bytes) -> None:
+        """One copy, from whatever device and strides; it releases the GIL."""
+        if tensor.numel() == 0:
+            return
+        target = torch.from_numpy(buffer).view(tensor.dtype).view(tensor.shape)
+        with torch.no_grad():
+            target.copy_(tensor.detach())
+
+    def build(self, spec: TensorSpec, data: Bytes) -> torch.Tensor:
+        """A tensor over `data` itself, on the CPU."""
+        dtype = _dtype_named(spec.dtype)
+        if spec.nbytes == 0:
+            tensor = torch.empty(spec.shape, dtype=dtype)
+        else:
+            tensor = torch.from_numpy(data).view(dtype).view(spec.shape)
+        if "parameter" in spec.flags:
+            return torch.nn.Parameter(tensor, requires_grad="requires_grad" in spec.flags)
+        return tensor.requires_grad_("requires_grad" in spec.flags)
+
+
+def encode_value(value: object) -> dict[str, Any] | None:
+    """The JSON form of torch's values that are no tensors; None for anything else."""
+    if type(value) is torch.Size:
+        return {"$size": list(value)}
+    if isinstance(value, torch.dtype):
+        return {"$dtype": str(value).removeprefix("torch.")}
+    if isinstance(value, torch.device):
+        return {"$device": str(value)}
+    return None
+
+
+def decode_value(tag: str, body: Any) -> object:
+    """What `encode_value` made JSON of."""
+    if tag == "$size":
+        # torch takes any integer, and fails when it is asked for it
+        if not all(type(each) is int and abs(each) < 2**63 for each in body):
+            raise Damaged("a size of the tree is none")
+        return torch.Size(body)
+    if tag == "$device":
+        return torch.device(str(body))
+    return _dtype_named(str(body))
+
+
+def _dtype_named(name: str) -> torch.dtype:
+    # not getattr: torch loads modules of its own for some names
+    dtype = vars(torch).get(name)
+    if not isinstance(dtype, torch.dtype):
+        raise Damaged(f"torch {torch.__version__} has no tensor type {name[:60]!r}")
+    return dtype
+
+
+def _special_form(tensor: torch.Tensor) -> str | None:
+    """What keeps a tensor from being plain bytes, in words; None for an ordinary one."""
+    if type(tensor) not in _PLAIN_CLASSES:
+        return type(tensor).__qualname__
+    if tensor.layout is not torch.strided:
+        return str(tensor.layout).removeprefix("torch.")
+    if tensor.is_quantized:
+        return "quantized"
+    if tensor.is_meta:
+        return "meta (shape without values)"
+    name = str(tensor.dtype).removeprefix("torch.")
+    return name if name in _PARTS_OF_A_BYTE else None

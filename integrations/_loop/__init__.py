@@ -1,0 +1,1 @@
+"""Behind the trackers of hand-written loops."""

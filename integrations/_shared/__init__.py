@@ -1,0 +1,1 @@
+"""What several integrations need: loaders, generators, positions, whatever has a state."""
