@@ -16,9 +16,9 @@ from statistics import median
 from typing import NoReturn
 
 from ckpt_tracker.errors import InvalidOption
+from ckpt_tracker.exact_resume import diagnosis
 from ckpt_tracker.exact_resume.diagnosis import Case
 from ckpt_tracker.exact_resume.process import Ended, Kill, Script
-from ckpt_tracker.exact_resume import diagnosis
 from ckpt_tracker.exact_resume.report import Killed, Outcome, Report
 from ckpt_tracker.exact_resume.saved import Key, Saved
 from ckpt_tracker.exact_resume.suspects import Suspect, suspects, unsteady, variables

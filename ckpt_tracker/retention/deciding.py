@@ -10,7 +10,7 @@ from datetime import datetime
 from ckpt_tracker.errors import InvalidOption
 from ckpt_tracker.records import CheckpointRecord, Decision, Monitor
 from ckpt_tracker.retention.capping import Footprint
-from ckpt_tracker.retention.combining import History, Key, Measure, Retention, Union, Verdict
+from ckpt_tracker.retention.combining import History, Key, Measure, Retention, Verdict
 from ckpt_tracker.retention.policies import Best, Every, Last, Period, Tagged, Within
 
 _FORMS = (
