@@ -26,7 +26,7 @@ from ckpt_tracker import Store
 from ckpt_tracker.errors import CkptTrackerError
 
 # what is imported late; here once for all forks
-for name in ("cli.app", "migrations", "reclaim", "repair", "retention", "run_writer", "verification"):
+for name in ("cli.app", "index.migrations", "inspection.repair", "retention.reclaim", "run_writer"):
     importlib.import_module(f"ckpt_tracker.{name}")
 ALLOWANCE = 256 * 2**20
 SECONDS = 30
