@@ -1,6 +1,7 @@
 # make demo    trains, is killed, goes on, and shows what was kept
 # make test    all tests, with every framework
 # make check   format, lint, types, floors
+# make bench   what a checkpoint costs, beside other tools; QUICK=1: in a few minutes
 # make test-core PYTHON=python3.12    the core's tests, on that Python, without any framework
 #
 # Each makes the virtual environment it needs where there is none. A wheel of torch without CUDA is taken where
@@ -8,15 +9,19 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+QUICK ?=
 
 VENV := .venv
 INSTALL := -m pip install --disable-pip-version-check -c constraints.txt
 INPUTS := pyproject.toml constraints.txt
 CORE := .venv-core-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+BENCH := .venv-bench
+# A peer that does not install is left out, and named.
+PEERS := matplotlib orbax-checkpoint pytorch-ignite torchsnapshot
 NEW_ENOUGH := import sys; sys.version_info >= (3, 10) or sys.exit( \
 	"ckpt_tracker needs Python 3.10 or newer, and this is " + sys.version.split()[0] + ": name another with PYTHON=...")
 
-.PHONY: demo test check test-core
+.PHONY: demo test check bench test-core
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -32,6 +37,9 @@ check: $(VENV)/.has-all
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
+bench: $(BENCH)/.has-peers
+	$(BENCH)/bin/python -m benchmarks $(if $(QUICK),--quick)
+
 test-core: $(CORE)/.has-core
 	$(CORE)/bin/pytest -n 2 tests/core $(PYTEST_ARGS)
 
@@ -44,10 +52,15 @@ $(VENV)/.has-all: $(INPUTS) | $(VENV)/bin/python
 	$(VENV)/bin/python $(INSTALL) -e '.[all,demo,dev]' jax peft pytorch-lightning torchdata
 	touch $(VENV)/.has-demo $@
 
+$(BENCH)/.has-peers: $(INPUTS) | $(BENCH)/bin/python
+	$(BENCH)/bin/python $(INSTALL) -e '.[all]' jax scikit-learn
+	for peer in $(PEERS); do $(BENCH)/bin/python $(INSTALL) $$peer || echo "$$peer does not install: left out"; done
+	touch $@
+
 $(CORE)/.has-core: $(INPUTS) | $(CORE)/bin/python
 	$(CORE)/bin/python $(INSTALL) -e . hypothesis pytest pytest-xdist
 	touch $@
 
-$(VENV)/bin/python $(CORE)/bin/python:
+$(VENV)/bin/python $(CORE)/bin/python $(BENCH)/bin/python:
 	@$(PYTHON) -c '$(NEW_ENOUGH)'
 	$(PYTHON) -m venv $(@:/bin/python=)

@@ -1,0 +1,1 @@
+"""What a checkpoint costs, beside what it costs with others: `make bench`."""
