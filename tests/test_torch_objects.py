@@ -149,7 +149,7 @@ def test_a_wrapped_model_restores_into_a_bare_one_and_back(name, store):
             nn.init.ones_(bare[0].weight)
     CheckpointTracker(store, "run", model=again).close()
 
-    weights = [list(each.parameters()) for each in (wrapped, bare, again)]
+    weights = [[weight.cpu() for weight in each.parameters()] for each in (wrapped, bare, again)]
     assert all(torch.equal(one, other) for one, other in zip(weights[0][1:], weights[1][1:], strict=True))
     assert all(torch.equal(one, other) for one, other in zip(weights[1], weights[2], strict=True))
     assert list(store["run@last"].load("model")) == list(net().state_dict())
@@ -162,7 +162,7 @@ def test_an_average_of_a_wrapped_model_restores_into_one_of_a_bare_one(store):
     bare = torch.optim.swa_utils.AveragedModel(net())
     CheckpointTracker(store, "run", ema=bare).close()
 
-    assert torch.equal(bare.module[0].weight, average.module.module[0].weight)
+    assert torch.equal(bare.module[0].weight, average.module.module[0].weight.cpu())
 
 
 def test_what_an_optimizer_keeps_in_another_type_stays_exact(store):
