@@ -9,7 +9,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from trainings import Trainings, agree
+
+from ckpt_tracker.integrations._shared import random as _random
 
 INSIDE = {"every": "2 steps"}
 EVERYTHING = {
@@ -218,3 +221,22 @@ def test_generators_that_nobody_seeded_leave_the_digest_alone(tmp_path):
     }
 
     assert len(digests) == 1
+
+
+@pytest.fixture
+def _same_torch_afterwards():
+    with torch.random.fork_rng():
+        yield
+
+
+@pytest.mark.usefixtures("_same_torch_afterwards")
+def test_torchs_generator_is_left_out_until_it_is_drawn_from_or_seeded():
+    """torch seeds itself from the system; a training that only imports it, as Keras' do, does not depend on that."""
+    torch.seed()
+    seeded_by_the_system = "torch" in _random.capture()
+    torch.rand(())
+    drawn_from = "torch" in _random.capture()
+    torch.manual_seed(0)
+    seeded = "torch" in _random.capture()
+
+    assert (seeded_by_the_system, drawn_from, seeded) == (False, True, True)

@@ -1,8 +1,8 @@
 """Random states of the process: Python's, NumPy's global one, torch's on every device. Imports no framework.
 
-Python and NumPy seed themselves from the system. A generator that nobody has seeded or drawn from since this module was
-imported is in a state that no other process can have, and that the training does not depend on: it is left out,
-so that two equal trainings have equal digests.
+Python, NumPy and newer torch seed themselves from the system. A generator that nobody has seeded or drawn from since
+then is in a state that no other process can have, and that the training does not depend on: it is left out, so that two
+equal trainings have equal digests.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ def capture_all() -> dict[str, Any]:
 def of_used(state: Mapping[str, Any]) -> dict[str, Any]:
     """What `capture_all` gave earlier, as `capture` gives it: without those that are still as they were at import."""
     used = dict(state)
+    if "torch" in used and _torch_is_unused():
+        del used["torch"]
     python, numpy = used.pop("python", None), used.pop("numpy", None)
     if python is not None and random.getstate() != _PYTHON_AT_IMPORT:
         used["python"] = _encoded(python)
@@ -66,6 +68,18 @@ def put_python(generator: Any, state: Sequence[Any]) -> None:
     generator.setstate((version, tuple(map(int, words)), gauss))
 
 
+def _torch_is_unused() -> bool:
+    """Nothing was drawn since it was seeded, and by no script: the system's seeds have 64 bits, those of people few.
+
+    torch may have been imported long after this module.
+    """
+    torch = sys.modules["torch"]
+    seed = torch.initial_seed()
+    if seed < _SEEDS_OF_PEOPLE:
+        return False
+    return bool(torch.equal(torch.get_rng_state(), torch.Generator().manual_seed(seed).get_state()))
+
+
 def _encoded(state: Sequence[Any]) -> list[Any]:
     version, words, gauss = state
     return [version, np.array(words, dtype=np.uint32), gauss]
@@ -78,5 +92,6 @@ def _same(one: Any, other: Any) -> bool:
     return bool(np.array_equal(one, other))
 
 
+_SEEDS_OF_PEOPLE = 2**32
 _PYTHON_AT_IMPORT = random.getstate()
 _NUMPY_AT_IMPORT = np.random.get_state(legacy=False)
