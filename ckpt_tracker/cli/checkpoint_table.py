@@ -1,4 +1,4 @@
-"""The table of checkpoints, which `ls`, `best` and `demo` print."""
+"""The table of checkpoints, which `ls`, `best`, `watch` and `demo` print."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from datetime import datetime, timezone
 
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.tables import Column, print_rows
+from ckpt_tracker.errors import InvalidOption
 from ckpt_tracker.records import CheckpointRecord, Monitor
+from ckpt_tracker.selection import nearest
+
+Reasons = Mapping[tuple[str, int], Sequence[str]]
+"""Why a checkpoint is kept, by run and version."""
+RecordColumn = Column[CheckpointRecord]
+_ON_DEMAND = ("created", "write", "reason", "kind", "sections", "digest")
 
 
 def print_checkpoints(
@@ -16,18 +23,18 @@ def print_checkpoints(
     monitors: Mapping[str, Monitor | None],
     best: Mapping[str, int | None],
     by_ref: bool = False,
+    reasons: Reasons | None = None,
+    only: Sequence[str] = (),
 ) -> None:
-    """Prints one line a checkpoint. `monitors` and `best` are by run; `by_ref` names the run in each line."""
+    """Prints one line a checkpoint. `monitors` and `best` are by run; `by_ref` names the run in each line.
 
-    def is_best(record: CheckpointRecord) -> bool:
-        return record.version == best.get(record.run)
-
-    def tags(record: CheckpointRecord) -> str:
-        marks = {"best": is_best(record), "pinned": record.pinned, "weights-only": record.full_digest is not None}
-        return " ".join([*(name for name, holds in marks.items() if holds), *record.tags])
-
-    metrics = metric_order(records, [each.metric for each in monitors.values() if each])
-    print_rows([*_columns(metrics, by_ref=by_ref), Column("tags", tags, text=True)], records, chosen=is_best)
+    `only` chooses the columns behind the name, in their order. Raises InvalidOption for one that there is not.
+    """
+    known = _columns(records, monitors=monitors, best=best, reasons=reasons)
+    chosen = [_column(known, name) for name in only] or [
+        column for name, column in known.items() if name not in _ON_DEMAND and _says_something(name, records)
+    ]
+    print_rows([_name(by_ref=by_ref), *chosen], records, chosen=lambda each: each.version == best.get(each.run))
 
 
 def metric_order(records: Iterable[CheckpointRecord], monitored: Iterable[str]) -> list[str]:
@@ -37,22 +44,74 @@ def metric_order(records: Iterable[CheckpointRecord], monitored: Iterable[str]) 
     return [*first, *sorted(known - {*first})]
 
 
-def _columns(metrics: Sequence[str], *, by_ref: bool) -> list[Column[CheckpointRecord]]:
+def shared_bytes(record: CheckpointRecord) -> int:
+    """Bytes of a checkpoint that were in the store before it was saved."""
+    return max(0, record.nbytes - record.stored_bytes)
+
+
+def marks(record: CheckpointRecord, *, best: bool) -> str:
+    """`best pinned paper`: what may stand behind the @, and what else sets a checkpoint apart."""
+    held = {"best": best, "pinned": record.pinned, "weights-only": record.full_digest is not None}
+    return " ".join([*(name for name, holds in held.items() if holds), *record.tags])
+
+
+def _columns(
+    records: Sequence[CheckpointRecord],
+    *,
+    monitors: Mapping[str, Monitor | None],
+    best: Mapping[str, int | None],
+    reasons: Reasons | None,
+) -> dict[str, RecordColumn]:
     now = datetime.now(timezone.utc)
-    name: Column[CheckpointRecord] = Column("version", lambda record: f"v{record.version}", text=True)
-    if by_ref:
-        name = Column("checkpoint", lambda record: record.ref, text=True)
-    return [
-        name,
+    metrics = metric_order(records, [each.metric for each in monitors.values() if each])
+    columns: list[RecordColumn] = [
         Column("epoch", lambda record: human.optional(record.epoch)),
-        Column("step", lambda record: human.optional(record.step), spare=2),
-        *(_metric(metric, spare=5 if position else 0) for position, metric in enumerate(metrics)),
+        Column("step", lambda record: human.optional(record.step), spare=3),
+        *(_metric(metric, spare=7 if position else 0) for position, metric in enumerate(metrics)),
         Column("age", lambda record: human.age(record.created_at, now=now)),
+        Column("created", lambda record: f"{record.created_at:%Y-%m-%d %H:%M:%S}", text=True),
         Column("size", lambda record: human.size(record.nbytes), spare=1),
-        Column("stored", lambda record: human.size(record.stored_bytes), spare=3),
-        Column("stall", lambda record: human.duration(record.stall_seconds), spare=4),
+        Column("new", lambda record: human.size(record.stored_bytes), spare=4),
+        Column("shared", lambda record: human.size(shared_bytes(record)), spare=5),
+        Column("stall", lambda record: human.duration(record.stall_seconds), spare=6),
+        Column("write", lambda record: human.duration(record.write_seconds)),
+        Column("reason", lambda record: human.printable(record.reason or human.NONE), text=True),
+        Column("kind", lambda record: human.printable(record.kind), text=True),
+        Column("sections", lambda record: human.printable(" ".join(record.sections)), text=True),
+        Column("digest", lambda record: record.digest, text=True),
+        Column("tags", lambda record: marks(record, best=record.version == best.get(record.run)), text=True),
     ]
+    if reasons is not None:
+        columns.append(Column("why", lambda record: _why(record, reasons), text=True, spare=2, wrap=True))
+    return {column.header: column for column in columns}
 
 
-def _metric(name: str, *, spare: int) -> Column[CheckpointRecord]:
+def _says_something(name: str, records: Sequence[CheckpointRecord]) -> bool:
+    """Empty columns are left out: a training that knows no epochs has none to show."""
+    if name in ("epoch", "step"):
+        return any(getattr(record, name) is not None for record in records)
+    return True
+
+
+def _column(known: Mapping[str, RecordColumn], name: str) -> RecordColumn:
+    found = known.get(human.printable(name))
+    if found is None:
+        raise InvalidOption(f"there is no column {name!r}{nearest(name, known)}")
+    return found
+
+
+def _why(record: CheckpointRecord, reasons: Reasons) -> str:
+    """The reasons by their names: values and tags stand in columns of their own."""
+    found = reasons.get((record.run, record.version), ())
+    names = [reason.partition(" ")[0] for reason in found if reason != "pinned" and not reason.startswith("tag:")]
+    return human.printable(" ".join(names)) or human.NONE
+
+
+def _name(*, by_ref: bool) -> RecordColumn:
+    if by_ref:
+        return Column("checkpoint", lambda record: record.ref, text=True)
+    return Column("version", lambda record: f"v{record.version}", text=True)
+
+
+def _metric(name: str, *, spare: int) -> RecordColumn:
     return Column(human.printable(name), lambda record: human.number(record.metrics.get(name)), spare=spare)

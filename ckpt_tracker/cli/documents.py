@@ -5,16 +5,18 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+from ckpt_tracker.records import CheckpointRecord
+
 if TYPE_CHECKING:
-    from ckpt_tracker.records import CheckpointRecord, Decision, Finding, Monitor, Plan, RunRecord
+    from ckpt_tracker.records import Decision, Finding, Monitor, Plan, RunRecord
 
 Document = dict[str, Any]
 
 CHECKPOINT_KEYS = (
     "ref, run, version, epoch, step, metrics {name: number}, created_at (UTC), digest, nbytes, stored_bytes, "
-    "sections [name], kind, reason, parents [{ref, digest, overrides}], stall_seconds, write_seconds, "
-    "context (world size, data, …), tags [name], pinned, full_digest (of one with weights only: its digest when it was "
-    "whole), best"
+    "shared_bytes (that the store had before), sections [name], kind, reason, parents [{ref, digest, overrides}], "
+    "stall_seconds, write_seconds, context (world size, data, …), tags [name], pinned, full_digest (of one with "
+    "weights only: its digest when it was whole), best"
 )
 DECISION_KEYS = (
     "ref, run, version, epoch, step, metrics {name: number}, created_at (UTC), nbytes, keep, weights_only (it loses "
@@ -23,10 +25,16 @@ DECISION_KEYS = (
 
 FINDING_KEYS = "ref (empty where it is the store's), path, problem, kind, loads [section that still loads]"
 
+_RECORD_FIELDS = tuple(field.name for field in dataclasses.fields(CheckpointRecord))
+
 
 def checkpoint_document(record: CheckpointRecord, *, best: bool) -> Document:
     """A checkpoint; `best` by its run's own monitor."""
-    return {"ref": record.ref, **dataclasses.asdict(record), "best": best}
+    from ckpt_tracker.cli.checkpoint_table import shared_bytes
+
+    fields = {name: getattr(record, name) for name in _RECORD_FIELDS}
+    fields["parents"] = [dataclasses.asdict(each) for each in record.parents]
+    return {"ref": record.ref, **fields, "shared_bytes": shared_bytes(record), "best": best}
 
 
 def decision_document(decision: Decision) -> Document:

@@ -92,7 +92,7 @@ def _print(entries: Sequence[Entry]) -> None:
         Column("event", lambda each: each.event, text=True),
         Column("checkpoints", lambda each: _versions(each.versions), text=True),
         Column("by", lambda each: who(each.by, each.user), text=True, spare=3),
-        Column("details", lambda each: human.printable(_details(each.details)), text=True, spare=2),
+        Column("details", lambda each: human.printable(_details(each.details)), text=True, spare=2, wrap=True),
     ]
     print_rows(columns, entries)
 

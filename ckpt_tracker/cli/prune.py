@@ -77,7 +77,7 @@ def _print(plan: Plan, *, applied: bool) -> None:
         Column("epoch", lambda each: human.optional(each.checkpoint.epoch), spare=1),
         Column("size", lambda each: human.size(each.checkpoint.nbytes), spare=2),
         Column("", verdict, text=True),
-        Column("why", why, text=True),
+        Column("why", why, text=True, wrap=True),
     ]
     print_rows(columns, plan.decisions, chosen=lambda each: each.keep)
     kept = len(plan.decisions) - len(plan.removed)

@@ -71,19 +71,10 @@ def _end(entry: Entry) -> str:
 
 
 def _decision(store: Store, run: RunRecord, version: int, keep: str | None) -> tuple[Decision, str]:
-    from ckpt_tracker.retention import decide, parse
+    from ckpt_tracker.cli.kept import decisions, own_retention
 
-    policy = keep or run.last_start.get("keep")
-    if not isinstance(policy, str):
+    policy = keep or own_retention(run)
+    if policy is None:
         raise InvalidOption(f"run {run.name!r} was trained without a retention: name one with --keep")
-    last = store.index.last(run.name) or 0
-    always = {} if keep else {(run.name, last): "newest"}
-    decisions = decide(
-        parse(policy),
-        store.index.checkpoints(run.name),
-        now=datetime.now(timezone.utc),
-        monitors={run.name: run.monitor},
-        always=always,
-        footprint=store.reclaimer.footprint,
-    )
-    return next(each for each in decisions if each.checkpoint.version == version), policy
+    found = decisions(store, run, store.index.checkpoints(run.name), keep=keep)
+    return next(each for each in found if each.checkpoint.version == version), policy

@@ -51,21 +51,35 @@ def test_runs_as_json_has_the_keys_of_the_records(ckpt, mnist):
 def test_ls_puts_the_monitored_metric_first_and_marks_the_best(ckpt, mnist):
     """`ckpt ls RUN` has a line a checkpoint, oldest first; `best` and the tags are what may stand behind the @."""
     header, *lines = rows(ckpt("ls", "mnist", "--store", mnist).stdout)
-    assert header == ["version", "epoch", "step", "val_loss", "acc", "age", "size", "stored", "stall", "tags"]
+    assert header == [
+        "version",
+        "epoch",
+        "step",
+        "val_loss",
+        "acc",
+        "age",
+        "size",
+        "new",
+        "shared",
+        "stall",
+        "tags",
+        "why",
+    ]
     assert [line[:5] for line in lines] == [
         ["v1", "0", "10", "0.5", "0"],
         ["v2", "1", "20", "0.25", "0.1"],
         ["v3", "2", "30", "nan", "0.2"],
     ]
-    assert [line[-1] for line in lines[:2]] == ["paper", "best"]
+    assert [line[-2:] for line in lines] == [["paper", "last-3"], ["best", "last-2"], ["last-1", "newest"]]
 
 
 def test_ls_shows_that_what_did_not_change_is_stored_once(ckpt, mnist):
-    """The size is that of the whole checkpoint, `stored` what it added: the frozen encoder only once."""
+    """The size is that of the whole checkpoint, what it added has the frozen encoder only once."""
     first, second, _ = document(ckpt("ls", "mnist", "--store", mnist, "--json"))
     assert first["nbytes"] == second["nbytes"] == 80_080
     assert first["stored_bytes"] > 80_000
     assert second["stored_bytes"] < 1000
+    assert second["shared_bytes"] == second["nbytes"] - second["stored_bytes"]
 
 
 def test_ls_without_a_run_lists_all_by_reference(ckpt, mnist):
@@ -81,7 +95,7 @@ def test_ls_as_json_has_the_keys_of_the_records(ckpt, mnist):
     assert set(found[0]) == {
         *("ref", "run", "version", "epoch", "step", "metrics", "created_at", "digest", "nbytes", "stored_bytes"),
         *("sections", "kind", "reason", "parents", "stall_seconds", "write_seconds", "tags", "best"),
-        *("context", "pinned", "full_digest"),
+        *("context", "pinned", "full_digest", "shared_bytes", "reasons"),
     }
     assert [each["best"] for each in found] == [False, True, False]
     assert found[2]["metrics"] == {"acc": 0.2, "val_loss": None}
@@ -107,8 +121,9 @@ def test_a_narrow_terminal_gets_whole_columns_and_is_told_of_the_rest(ckpt, mnis
     """Where not all columns fit, some are left out and named; none is cut."""
     narrow = {"FORCE_COLOR": "1", "TTY_COMPATIBLE": "1", "COLUMNS": "45", "NO_COLOR": "1", "TERM": "xterm"}
     result = ckpt("ls", "mnist", "--store", mnist, env=narrow)
-    assert "left out for want of room: step, acc, size, stored, stall (--json has all)" in result.stdout
+    assert "left out for want of room: step, acc, size, new, shared, stall, why (--json has all)" in result.stdout
     assert "…" not in result.stdout
+    assert max(map(len, result.stdout.splitlines()[:4])) <= 45
     assert "0.25" in result.stdout
 
 

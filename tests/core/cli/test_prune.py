@@ -65,7 +65,7 @@ def test_weights_are_told_apart(ckpt, mnist):
     shown = lines(ckpt("prune", "mnist", "--keep", keep, "--yes", "--store", mnist))
     assert shown[2] == "mnist@v2 1 80.1 kB keep weights best-1 val_loss=0.25"
     assert shown[4] == "3 of 3 checkpoints kept, 1 of them with weights only"
-    assert lines(ckpt("ls", "mnist", "--store", mnist))[2].endswith("best weights-only")
+    assert lines(ckpt("ls", "mnist", "--store", mnist))[2].endswith("best weights-only last-2")
     assert lines(ckpt("show", "mnist@v2", "--store", mnist))[0] == "checkpoint mnist@v2 (best) (weights only)"
     assert lines(ckpt("prune", "mnist", "--keep", keep, "--store", mnist))[-1] == "3 of 3 checkpoints would be kept"
 
