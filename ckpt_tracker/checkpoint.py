@@ -10,7 +10,7 @@ from ckpt_tracker.records import CheckpointRecord, Parent, VerifyReport
 
 if TYPE_CHECKING:
     from ckpt_tracker.files.layout import Layout
-    from ckpt_tracker.files.objects import ObjectFolder
+    from ckpt_tracker.files.object_folder import ObjectFolder
     from ckpt_tracker.writer import Pending
 
 

@@ -15,7 +15,7 @@ from ckpt_tracker.disk.jsonfile import dump, dump_sorted
 from ckpt_tracker.files import manifest as manifests
 from ckpt_tracker.files.layout import Layout
 from ckpt_tracker.files.manifest import Manifest
-from ckpt_tracker.files.objects import ObjectFolder
+from ckpt_tracker.files.object_folder import ObjectFolder
 from ckpt_tracker.records import CheckpointRecord, TensorEntry, TensorSpec
 from ckpt_tracker.state.tensors import numpy_dtype
 from ckpt_tracker.state.tree import leaves, replace_tensors
@@ -113,8 +113,8 @@ class SavedState:
         import numpy as np
 
         piece = entry.pieces[0]
-        if (self._objects.size(piece.object) or 0) < piece.offset + piece.nbytes:
-            return None  # reading it says what is wrong
+        if (self._objects.raw.size(piece.object) or 0) < piece.offset + piece.nbytes:
+            return None  # it is encoded, or reading it says what is wrong
         path = self._objects.path(piece.object)
         return np.memmap(path, dtype=np.uint8, mode="r", offset=piece.offset, shape=(piece.nbytes,))
 

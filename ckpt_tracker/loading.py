@@ -15,7 +15,7 @@ from ckpt_tracker.errors import (
 )
 from ckpt_tracker.files import manifest as manifests
 from ckpt_tracker.files.layout import Layout
-from ckpt_tracker.files.objects import ObjectFolder
+from ckpt_tracker.files.object_folder import ObjectFolder
 from ckpt_tracker.records import CheckpointRecord
 from ckpt_tracker.selection import nearest
 from ckpt_tracker.state.tensors import kind_named

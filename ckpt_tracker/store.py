@@ -32,7 +32,7 @@ from ckpt_tracker.selection import parse as parse_reference
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from ckpt_tracker.files.objects import ObjectFolder
+    from ckpt_tracker.files.object_folder import ObjectFolder
     from ckpt_tracker.inspection.repair import RepairPlan
     from ckpt_tracker.inspection.verification import Progress
     from ckpt_tracker.retention import Retention
@@ -93,7 +93,7 @@ class Store:
     @cached_property
     def objects(self) -> ObjectFolder:
         """Where the bytes of tensors are. Loaded, as all that looking can do without, when first needed."""
-        from ckpt_tracker.files.objects import ObjectFolder
+        from ckpt_tracker.files.object_folder import ObjectFolder
 
         rest_seconds = _NETWORK_REST_SECONDS if self.layout.on_network else 0.0
         return ObjectFolder(

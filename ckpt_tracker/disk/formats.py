@@ -13,6 +13,8 @@ from ckpt_tracker.disk.plain_files import check_folder, read_plain
 from ckpt_tracker.errors import Damaged, FormatTooNew
 
 FORMAT = 1
+COMPACTED = 2
+"""What `store.json` says of a store that has encoded objects, for a reader that knows none to refuse it."""
 LAST_VERSION = 10**15 - 1
 OBJECT_NAME = re.compile(r"[0-9a-f]{64}")
 # one name for each version: 0000012.json would be a second one of 12
@@ -36,13 +38,13 @@ def versions(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match and match[1] != "000000")
 
 
-def read_document(path: Path) -> dict[str, Any]:
+def read_document(path: Path, *, newest: int = FORMAT) -> dict[str, Any]:
     """The document in a sealed file. Raises FileNotFoundError, and what `open_document` raises."""
-    return open_document(read_plain(path, most=MOST_BYTES), name=str(path))
+    return open_document(read_plain(path, most=MOST_BYTES), name=str(path), newest=newest)
 
 
-def open_document(data: bytes, *, name: str) -> dict[str, Any]:
-    """The document in sealed bytes of this format or an earlier one.
+def open_document(data: bytes, *, name: str, newest: int = FORMAT) -> dict[str, Any]:
+    """The document in sealed bytes of the format `newest` or an earlier one.
 
     Raises FormatTooNew when a later version of ckpt_tracker wrote it, also when that one seals otherwise; else Damaged.
     """
@@ -52,18 +54,18 @@ def open_document(data: bytes, *, name: str) -> dict[str, Any]:
         # where the seal is of our kind and does not fit, the number of the format may be what was changed
         if not is_sealed(data):
             with contextlib.suppress(Damaged):
-                _check_format(load(data, name=name), name=name)
+                _check_format(load(data, name=name), name=name, newest=newest)
         raise
-    _check_format(document, name=name)
+    _check_format(document, name=name, newest=newest)
     return document
 
 
-def _check_format(document: Any, *, name: str) -> None:
+def _check_format(document: Any, *, name: str, newest: int) -> None:
     found = document.get("format") if isinstance(document, dict) else None
     if type(found) is not int or found < 1:
         raise Damaged(f"{name} is damaged: its format is {found!r}")
-    if found > FORMAT:
+    if found > newest:
         raise FormatTooNew(
-            f"{name} has format {found}, and this ckpt_tracker reads up to format {FORMAT}: "
+            f"{name} has format {found}, and this ckpt_tracker reads up to format {newest}: "
             "upgrade with pip install -U ckpt-tracker"
         )

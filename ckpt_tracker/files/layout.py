@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_tracker.disk.filesystem import make_folder, naming_full_disk, sync_folder, write_durably
-from ckpt_tracker.disk.formats import FORMAT, read_document
+from ckpt_tracker.disk.formats import COMPACTED, FORMAT, read_document
 from ckpt_tracker.disk.jsonfile import seal
 from ckpt_tracker.disk.mounts import is_network
 from ckpt_tracker.disk.plain_files import check_folder, kind_of_file
@@ -21,7 +21,15 @@ from ckpt_tracker.selection import RUN_NAME
 _log = logging.getLogger("ckpt_tracker")
 # in the order in which they are made: `runs` alone is somebody else's (TensorBoard calls its folder that)
 _FOLDERS = ("locks", "tmp", "objects", "trash", "runs")
-_OURS = {*_FOLDERS, "store.json", "index.sqlite", "index.sqlite-wal", "index.sqlite-shm", "index.sqlite-journal"}
+_OURS = {
+    *_FOLDERS,
+    "encoded",
+    "store.json",
+    "index.sqlite",
+    "index.sqlite-wal",
+    "index.sqlite-shm",
+    "index.sqlite-journal",
+}
 
 
 class Layout:
@@ -31,6 +39,8 @@ class Layout:
         self.root = root
         self.runs = root / "runs"
         self.objects = root / "objects"
+        self.encoded = root / "encoded"
+        """There in a store that has been compacted."""
         self.trash = root / "trash"
         self.tmp = root / "tmp"
         self.locks = root / "locks"
@@ -105,7 +115,7 @@ class Layout:
         Raises StoreNotFound, NotAStore for a folder of something else, FormatTooNew (and writes nothing then).
         """
         try:
-            document = read_document(self.store_file)
+            document = read_document(self.store_file, newest=COMPACTED)
             if not isinstance(document.get("id"), str):
                 raise Damaged(f"{self.store_file} is damaged: it has no id")
         except FileNotFoundError:
@@ -124,7 +134,7 @@ class Layout:
 
     def _check_folders(self) -> None:
         """Nothing that is written may leave the store: none of its folders is a symlink."""
-        for name in _FOLDERS:
+        for name in (*_FOLDERS, "encoded"):
             check_folder(self.root / name)
 
     def _create(self, *, create: bool) -> dict[str, Any]:
@@ -141,7 +151,7 @@ class Layout:
         self.remade = any(self.run_names())
         if self.remade:
             _log.warning("%s was missing, though there are runs: made anew", self.store_file)
-        document = {"format": FORMAT, "id": os.urandom(16).hex()}
+        document = {"format": COMPACTED if self.encoded.exists() else FORMAT, "id": os.urandom(16).hex()}
         if not found or self.writable:
             make_folder(self.root)
             self._make_folders()
@@ -154,6 +164,14 @@ class Layout:
             for name in _FOLDERS:
                 if not (self.root / name).is_dir():
                     make_folder(self.root / name)
+
+    def prepare_encoded(self) -> None:
+        """Before the first encoded object: has a version that knows none refuse the store. Durable when it returns."""
+        document = read_document(self.store_file, newest=COMPACTED)
+        with naming_full_disk(self.root):
+            if document["format"] != COMPACTED:
+                write_durably(self.store_file, seal({**document, "format": COMPACTED}), tmp=self.tmp)
+            make_folder(self.encoded)
 
     def settle(self, run: str) -> None:
         """Makes durable what leads to a run's manifests: who named it may have been killed before it came to that."""

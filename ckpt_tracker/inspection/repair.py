@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from ckpt_tracker.disk.formats import read_document, versions
+from ckpt_tracker.disk.formats import COMPACTED, read_document, versions
 from ckpt_tracker.disk.plain_files import kind_of_file
 from ckpt_tracker.errors import CheckpointGone, Damaged, FormatTooNew
 from ckpt_tracker.files import manifest as manifests
 from ckpt_tracker.files import run_files
 from ckpt_tracker.files.layout import Layout
-from ckpt_tracker.files.objects import ObjectFolder
+from ckpt_tracker.files.object_folder import ObjectFolder
 from ckpt_tracker.inspection import event_audit, quarantine
 from ckpt_tracker.records import Finding, VerifyReport
 
@@ -121,7 +121,7 @@ def clear_locks(plan: RepairPlan, layout: Layout) -> None:
 def plan_store_file(layout: Layout) -> RepairPlan | None:
     """What there is to do before the store can be opened at all; None where `store.json` is not damaged."""
     try:
-        read_document(layout.store_file)
+        read_document(layout.store_file, newest=COMPACTED)
     except Damaged as error:
         return RepairPlan(VerifyReport(0, 0, 0, (Finding("", layout.store_file, str(error), "store"),)))
     except FileNotFoundError:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING
 
 from ckpt_tracker.disk.formats import file_name, versions
 from ckpt_tracker.disk.plain_files import kind_of_file
-from ckpt_tracker.errors import CheckpointGone, CkptTrackerError, Damaged, FormatTooNew
+from ckpt_tracker.errors import CheckpointGone, CkptTrackerError, Damaged, FormatTooNew, MissingExtra
 from ckpt_tracker.files import manifest as manifests
 from ckpt_tracker.files.layout import Layout
-from ckpt_tracker.files.objects import ObjectFolder
+from ckpt_tracker.files.object_folder import ObjectFolder
 from ckpt_tracker.inspection import runs as run_inspection
 from ckpt_tracker.records import Finding, FindingKind, VerifyReport
 from ckpt_tracker.state.tree import tensor_paths
@@ -56,6 +56,7 @@ class _Check:
         self.lost: list[Finding] = []
         self.users: dict[str, list[_Place]] = {}
         self.needed: dict[str, int] = {}
+        self.bases: dict[str, str] = {}
         self.checkpoints = 0
         self.bytes_read = 0
 
@@ -105,7 +106,8 @@ class _Check:
     # -- objects ---------------------------------------------------------------------------------------------
 
     def objects(self, *, progress: Progress | None) -> None:
-        """Checks the objects that the manifests need, each once."""
+        """Checks the objects that the manifests need, and what those are encoded against, each once."""
+        self._add_bases()
         total = sum(self.needed.values())
         done = 0
         bad: dict[str, str] = {}
@@ -119,9 +121,20 @@ class _Check:
         for place in dict.fromkeys(place for name in bad for place in self.users[name]):
             self._tell_loss(place, {name: problem for name, problem in bad.items() if place in self.users[name]})
 
+    def _add_bases(self) -> None:
+        for name in list(self.needed) if self._objects.encoded.exists else ():
+            try:
+                header = self._objects.encoded.header(name)
+            except CkptTrackerError:
+                continue  # it is told of when its turn comes
+            if header is not None and header.base is not None:
+                self.bases[name] = header.base
+                self.needed[header.base] = header.nbytes
+                self.users[header.base] = list(dict.fromkeys([*self.users.get(header.base, ()), *self.users[name]]))
+
     def _problem(self, name: str, nbytes: int) -> str | None:
         try:
-            path = self._objects.path(name)
+            path = self._objects.file(name)
             size = self._objects.size(name)
             if size is None:
                 found = kind_of_file(path)
@@ -130,6 +143,8 @@ class _Check:
                 return f"object {path} has {size} bytes: expected {nbytes}"
             if self._deep:
                 self.bytes_read += self._objects.check(name)
+        except MissingExtra:
+            raise
         except CkptTrackerError as error:
             return str(error)
         return None
@@ -143,7 +158,8 @@ class _Check:
         lost = {
             index: found.name_of(index)
             for index, entry in enumerate(found.tensors)
-            if any(piece.object in bad for piece in entry.pieces) and not self._loads(found, index)
+            if any({piece.object, self.bases.get(piece.object)} & bad.keys() for piece in entry.pieces)
+            and not self._loads(found, index)
         }
         sections = [name for name, tree in found.sections.items() if not lost.keys() & set(_indexes(tree))]
         what = f"; lost: {', '.join(list(lost.values())[:3])}{', …' if len(lost) > 3 else ''}" if lost else ""
@@ -159,21 +175,23 @@ class _Check:
     def _loads(self, found: Manifest, index: int) -> bool:
         entry = found.tensors[index]
         if not self._deep and not any(self._is_quarantined(piece.object) for piece in entry.pieces):
-            sizes = [(self._objects.size(piece.object) or 0) - piece.offset - piece.nbytes for piece in entry.pieces]
+            sizes = [self._objects.usable_size(piece.object) - piece.offset - piece.nbytes for piece in entry.pieces]
             return min(sizes) >= 0
         try:
             self._objects.read(entry, ref=found.record.ref, name=index)
+        except MissingExtra:
+            raise
         except CkptTrackerError:
             return False
         return True
 
     def _is_quarantined(self, name: str) -> bool:
         """A repair has moved it away, or found it missing, and no save has written it anew."""
-        path = self._layout.quarantine / "objects" / name[:2] / name
-        return kind_of_file(path) is not None and kind_of_file(self._path(name)) is None
+        paths = (self._layout.quarantine / folder / name[:2] / name for folder in ("objects", "encoded"))
+        return any(map(kind_of_file, paths)) and kind_of_file(self._path(name)) is None
 
     def _path(self, name: str) -> Path:
-        return self._layout.objects / name[:2] / name
+        return self._objects.file(name)
 
     # -- the store -------------------------------------------------------------------------------------------
 
@@ -236,7 +254,7 @@ def _indexes(tree: object) -> Iterator[int]:
 
 def _odd_files(layout: Layout) -> Iterator[Path]:
     """What is a symlink, a FIFO and the like where a store has folders and files that it writes to."""
-    folders = [path for path in _entries(layout.objects) if len(path.name) == 2]
+    folders = [path for path in (*_entries(layout.objects), *_entries(layout.encoded)) if len(path.name) == 2]
     folders += [path for path in _entries(layout.runs) if kind_of_file(path) == "a symlink"]
     folders += _entries(layout.trash)
     yield from (path for path in folders if kind_of_file(path) not in ("a folder", "a file"))

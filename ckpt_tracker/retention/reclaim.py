@@ -24,7 +24,7 @@ from ckpt_tracker.files import manifest as manifests
 from ckpt_tracker.files.events import EventLog
 from ckpt_tracker.files.layout import Layout
 from ckpt_tracker.files.manifest import Manifest
-from ckpt_tracker.files.objects import ObjectFolder
+from ckpt_tracker.files.object_folder import ObjectFolder
 from ckpt_tracker.inspection import quarantine
 from ckpt_tracker.records import CheckpointRecord
 from ckpt_tracker.retention.stripping import strip_each, weights_objects
@@ -129,6 +129,14 @@ class Reclaimer:
             sync_folder(source)
         return records
 
+    def release(self, names: Iterable[str]) -> int:
+        """Deletes what nothing needs of these objects; returns the bytes freed. Waits until no save is under way."""
+        with self._lock.sweeping():
+            postponed = set(self._postponed)
+            freed = self._free(set(names))
+            self._postponed |= postponed
+        return freed
+
     def collect(self, *, trash_seconds: float = TRASH_SECONDS, dry_run: bool = False, wait: bool = True) -> int:
         """Empties the trash of what is older than that, and deletes every object that nothing needs; returns the bytes.
 
@@ -141,8 +149,8 @@ class Reclaimer:
             old = self._trash_before(time.time() - trash_seconds)
             unneeded = set(self._objects.names()) - self._live(without=old)
             if dry_run:
-                deletable = [self._objects.path(name) for name in unneeded if not self._objects.rests(name)]
-                return sum(path.stat().st_size for path in [*deletable, *self._objects.left_over()])
+                deletable = [self._objects.stored_size(name) for name in unneeded if not self._objects.rests(name)]
+                return sum([*deletable, *(path.stat().st_size for path in self._objects.left_over())])
             for path in old:
                 path.unlink()
             for folder in {path.parent for path in old}:
@@ -161,27 +169,31 @@ class Reclaimer:
         thinner = set(map(self._path, stripped))
         going = set(map(self._path, removed)) | thinner
         try:
-            needed = [self._needed(path) for path in going]
-            live = self._live(without=going).union(*(self._needed(path, weights_only=True) for path in thinner))
+            needed = self._objects.with_bases(frozenset().union(*map(self._needed, going)))
+            weights = frozenset().union(*(self._needed(path, weights_only=True) for path in thinner))
+            live = self._live(without=going) | self._objects.with_bases(weights)
         except CkptTrackerError as error:
             _log.warning("no space would be freed: %s", error)
             return 0
-        return sum(self._objects.size(name) or 0 for name in frozenset().union(*needed) - live)
+        return sum(map(self._objects.stored_size, needed - live))
 
     def freed_by_emptying(self) -> int:
         """Bytes of the objects that only what is in the trash needs. Raises Damaged where a manifest can't be read."""
         folders = [self._layout.trash / run for run in self._layout.run_names()]
         trashed = [folder / file_name(version) for folder in folders for version in formats.versions(folder)]
-        needed = frozenset().union(*map(self._needed, trashed))
-        return sum(self._objects.size(name) or 0 for name in needed - self._live(without=trashed))
+        needed = self._objects.with_bases(frozenset().union(*map(self._needed, trashed)))
+        return sum(map(self._objects.stored_size, needed - self._live(without=trashed)))
 
     def footprint(self, record: CheckpointRecord, *, weights_only: bool = False) -> Mapping[str, int]:
-        """The objects that a checkpoint needs, whole or its weights only, with their bytes.
+        """The objects that a checkpoint needs, whole or its weights only, with their bytes on the disk.
 
         Of a manifest that can't be read it is taken to need an object of its own.
         """
         try:
-            return {name: self._size(name) for name in self._needed(self._path(record), weights_only=weights_only)}
+            needed = self._needed(self._path(record), weights_only=weights_only)
+            if self._objects.encoded.exists:
+                return {name: self._objects.stored_size(name) for name in self._objects.with_bases(needed)}
+            return {name: self._size(name) for name in needed}
         except CkptTrackerError:
             return {record.ref: record.nbytes}
 
@@ -210,7 +222,8 @@ class Reclaimer:
         paths = set(self._manifest_files()) - set(without)
         self._seen = {key: seen for key, seen in self._seen.copy().items() if key[0] in paths}
         try:
-            return quarantine.named_objects(self._layout).union(*(self._needed(path) for path in paths))
+            named = quarantine.named_objects(self._layout).union(*(self._needed(path) for path in paths))
+            return self._objects.with_bases(named)
         except CkptTrackerError as error:
             raise Damaged(f"{error}: see `ckpt repair`") from error
 
@@ -237,7 +250,7 @@ class Reclaimer:
 
     def _size(self, name: str) -> int:
         if name not in self._sizes:
-            self._sizes[name] = self._objects.size(name) or 0
+            self._sizes[name] = self._objects.stored_size(name)
         return self._sizes[name]
 
     def _path(self, record: CheckpointRecord) -> Path:
@@ -279,6 +292,10 @@ class Reclaimer:
             except CkptTrackerError as error:
                 # its objects are left to the next gc
                 _log.warning("%s", error)
+        try:
+            return self._objects.with_bases(needed)
+        except CkptTrackerError as error:
+            _log.warning("%s", error)
         return frozenset(needed)
 
     def _trash_before(self, moment: float) -> list[Path]:

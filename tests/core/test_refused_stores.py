@@ -26,9 +26,9 @@ def used(path: Path) -> Path:
 
 
 NEWER = {
-    "sealed": seal({"format": 2, "id": "a" * 32}),
+    "sealed": seal({"format": 3, "id": "a" * 32}),
     "written by hand": b'{"format": 99}',
-    "sealed otherwise": b'{"format": 2, "id": "x", "seal": "blake4"}\n',
+    "sealed otherwise": b'{"format": 3, "id": "x", "seal": "blake4"}\n',
 }
 
 
@@ -37,7 +37,7 @@ def test_a_store_of_a_newer_format_is_refused_and_left_alone(used: Path, content
     """However the later version seals its files; the way out is said."""
     (used / "store.json").write_bytes(document)
     before = contents(used)
-    with pytest.raises(FormatTooNew, match=r"store\.json has format \d+, .* reads up to format 1: upgrade"):
+    with pytest.raises(FormatTooNew, match=r"store\.json has format \d+, .* reads up to format 2: upgrade"):
         Store(used)
     assert contents(used) == before
 

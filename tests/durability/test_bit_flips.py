@@ -22,7 +22,7 @@ from ckpt_tracker.disk.formats import versions
 from ckpt_tracker.errors import CkptTrackerError, Damaged
 from ckpt_tracker.files import manifest
 from ckpt_tracker.files.layout import Layout
-from ckpt_tracker.files.objects import ObjectFolder
+from ckpt_tracker.files.object_folder import ObjectFolder
 from ckpt_tracker.inspection.verification import verify_runs
 from ckpt_tracker.loading import load_state
 from ckpt_tracker.retention import Last

@@ -1,0 +1,46 @@
+"""A folder of files named by hashes, in 256 folders named by the first two digits: `objects/`, and `encoded/`."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from ckpt_tracker.disk.formats import OBJECT_NAME
+from ckpt_tracker.disk.plain_files import check_folder
+from ckpt_tracker.errors import Damaged
+
+
+class FanFolder:
+    """The folder, which need not exist."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._fans: set[str] = set()
+
+    def path(self, name: str) -> Path:
+        """Where the file is. Raises Damaged for a name that is no hash: nothing else is ever used as a path."""
+        if not OBJECT_NAME.fullmatch(name):
+            raise Damaged(f"{name[:80]!r} is not the name of an object")
+        fan = self.folder / name[:2]
+        if name[:2] not in self._fans:
+            check_folder(fan)
+            if fan.exists():
+                self._fans.add(name[:2])
+        return fan / name
+
+    def size(self, name: str) -> int | None:
+        """Bytes of the file, or None where there is none; what is no plain file is none."""
+        try:
+            found = os.lstat(self.path(name))
+        except FileNotFoundError:
+            return None
+        return found.st_size if stat.S_ISREG(found.st_mode) else None
+
+    def names(self) -> Iterator[str]:
+        """All files, in no order."""
+        with contextlib.suppress(FileNotFoundError):
+            for fan in sorted(each for each in self.folder.iterdir() if each.is_dir()):
+                yield from (each.name for each in fan.iterdir() if OBJECT_NAME.fullmatch(each.name))
