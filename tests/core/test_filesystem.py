@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import stat
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from ckpt_tracker.disk.filesystem import create, make_folder, naming_full_disk, write_durably
+from ckpt_tracker.disk.filesystem import DIRECT_BYTES, create, make_folder, naming_full_disk, write_durably
 from ckpt_tracker.errors import StoreFull
 
 
@@ -40,6 +45,45 @@ def test_a_new_file_is_never_one_that_exists(tmp_path: Path) -> None:
         with pytest.raises(FileExistsError):
             create(tmp_path / name, b"ours")
     assert (tmp_path / "target").read_bytes() == b"theirs"
+
+
+@pytest.mark.parametrize("folder", ["disk", "memory"])
+@pytest.mark.parametrize("excess", [0, 1, 4095])
+@pytest.mark.parametrize("start", [0, 1])
+def test_a_large_file_holds_what_it_was_given(tmp_path: Path, folder: str, excess: int, start: int) -> None:
+    """Whole blocks or not, from the beginning of a page or not, on file systems with direct I/O and without."""
+    if folder == "memory" and not os.access("/dev/shm", os.W_OK):
+        pytest.skip("there is no file system in memory at /dev/shm")
+    nbytes = 2 * DIRECT_BYTES + excess
+    pages = mmap.mmap(-1, nbytes + start)
+    pages[:] = np.random.default_rng(excess).bytes(len(pages))
+    data = memoryview(pages)[start:]
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if folder == "memory" else tmp_path) as made:
+        path = Path(made) / "large"
+        os.close(create(path, data))
+        assert path.read_bytes() == data
+
+
+@pytest.mark.skipif(not hasattr(os, "O_DIRECT"), reason="this platform has no O_DIRECT")
+def test_what_is_large_goes_past_the_page_cache(tmp_path: Path) -> None:
+    """The descriptor is set to direct I/O while whole blocks are written, and back for what is left."""
+    script = (
+        "import mmap, os, pathlib, sys; from ckpt_tracker.disk.filesystem import DIRECT_BYTES, create; "
+        "os.close(create(pathlib.Path(sys.argv[1]), memoryview(mmap.mmap(-1, DIRECT_BYTES + 10))))"
+    )
+    trace = tmp_path / "trace"
+    command = ["strace", "-f", "-qq", "-s", "1", "-e", "trace=fcntl,write", "-o", str(trace)]
+    try:
+        subprocess.run([*command, sys.executable, "-c", script, str(tmp_path / "large")], check=True)
+    except FileNotFoundError:
+        pytest.skip("strace is not installed")
+    calls = [line.split(maxsplit=1)[1] for line in trace.read_text().splitlines() if "+++" not in line]
+    first = next(index for index, call in enumerate(calls) if "F_SETFL" in call and "O_DIRECT" in call)
+    if "EINVAL" in calls[first] or "EINVAL" in calls[first + 1]:
+        pytest.skip("this file system takes no direct I/O")
+    assert calls[first + 1].endswith(f"= {DIRECT_BYTES}")
+    assert "O_DIRECT" not in calls[first + 2]
+    assert calls[first + 3].endswith("= 10")
 
 
 def test_folders_are_made_with_those_above(tmp_path: Path) -> None:
