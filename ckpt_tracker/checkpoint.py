@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker.records import CheckpointRecord, Parent, VerifyReport
+from ckpt_tracker.errors import CkptTrackerError
+from ckpt_tracker.records import CheckpointRecord, Evaluation, Parent, VerifyReport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ckpt_tracker.files.layout import Layout
     from ckpt_tracker.files.object_folder import ObjectFolder
     from ckpt_tracker.writer import Pending
+
+    Evaluate = Callable[[CheckpointRecord, Mapping[str, float]], CheckpointRecord]
 
 
 class Checkpoint:
@@ -27,11 +32,13 @@ class Checkpoint:
         layout: Layout,
         objects: ObjectFolder,
         pending: Pending[CheckpointRecord] | None = None,
+        evaluate: Evaluate | None = None,
     ) -> None:
         self._record = record
         self._layout = layout
         self._objects = objects
         self._pending = pending
+        self._evaluate = evaluate
 
     def __repr__(self) -> str:
         return f"<Checkpoint {self.ref} epoch={self.epoch} step={self.step}>"
@@ -63,8 +70,13 @@ class Checkpoint:
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """The metrics it was saved with."""
+        """The metrics it was saved with, and those that were measured later."""
         return self._record.metrics
+
+    @property
+    def evaluations(self) -> tuple[Evaluation, ...]:
+        """Which of its metrics were measured later: when, by what and by whom."""
+        return self._record.evaluations
 
     @property
     def created_at(self) -> datetime:
@@ -148,6 +160,19 @@ class Checkpoint:
 
         self.wait()
         return load_state(self._layout, self._objects, self._record, section=section, as_numpy=as_numpy)
+
+    def add_metrics(self, metrics: Mapping[str, float] | None = None, /, **named: float) -> Checkpoint:
+        """Records what was measured after the training (`test_acc=0.93`), durably, beside the training's own metrics.
+
+        It is one more event of the run, with the moment and the user; of a metric that is added again the last value
+        counts. What is best and what retention keeps may change with it. Returns the checkpoint itself. Raises
+        InvalidOption for what is no number, and for a metric that the training recorded itself: that one stays.
+        CheckpointGone, StoreReadOnly.
+        """
+        if self._evaluate is None:
+            raise CkptTrackerError(f"{self.ref} belongs to no store: ask the store for it")
+        self._record = self._evaluate(self.record, {**(metrics or {}), **named})
+        return self
 
     def verify(self, *, deep: bool = True) -> VerifyReport:
         """Checks its manifest and its objects: their sizes, and with `deep` every byte."""

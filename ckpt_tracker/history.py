@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt_tracker.disk import fields
 from ckpt_tracker.files import run_files
-from ckpt_tracker.files.events import mark
+from ckpt_tracker.files.events import evaluations, mark
 
 if TYPE_CHECKING:
     from ckpt_tracker.records import CheckpointRecord
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _EPOCH = datetime.fromtimestamp(0, timezone.utc)
 _DONE = {"remove": "removed", "evict": "evicted", "strip": "stripped", "restore": "restored"}
-_NAMES = {**_DONE, "tag": "tagged", "untag": "untagged", "pin": "pinned", "unpin": "unpinned"}
+_NAMES = {**_DONE, "tag": "tagged", "untag": "untagged", "pin": "pinned", "unpin": "unpinned", "evaluate": "evaluated"}
 _NAMES |= {"start": "started", "finish": "finished"}
 
 
@@ -33,14 +33,14 @@ class Entry:
     at: datetime
     run: str
     event: str
-    """`saved`, `evicted` (for good), `removed` (to the trash), `stripped`, `restored`, `tagged`, `pinned`, …"""
+    """`saved`, `evicted` (for good), `removed` (to the trash), `stripped`, `restored`, `tagged`, `evaluated`, …"""
     versions: tuple[int, ...] = ()
     by: str | None = None
     """`tracker`, `python`, or a command of `ckpt`."""
     user: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     """Of a save: epoch, step, reason, metrics. Of a tag: tag, and the version that had it before. Of what retention
-    took: keep. Of a start: resumed_from, keep."""
+    took: keep. Of a start: resumed_from, keep. Of an evaluation: metrics."""
 
 
 def of_run(store: Store, run: str) -> list[Entry]:
@@ -70,6 +70,8 @@ def _entries(run: str, events: Iterable[Mapping[str, Any]]) -> Iterator[Entry]:
     for event in events:
         name = _NAMES.get(event["event"])
         details = {key: event[key] for key in ("keep", "resumed_from", "tag") if event.get(key)}
+        if name == "evaluated":
+            details["metrics"] = {each.name: each.value for each in evaluations(event)}
         if "tag" in details:
             details["before"] = tags.get(details["tag"])
         mark(event, tags=tags, pins={})
@@ -97,7 +99,7 @@ def _described(event: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any
 
 def _description(record: CheckpointRecord) -> dict[str, Any]:
     names = ("created_at", "epoch", "step", "reason")
-    return {**{name: getattr(record, name) for name in names}, "metrics": dict(record.metrics)}
+    return {**{name: getattr(record, name) for name in names}, "metrics": record.own_metrics}
 
 
 def _saved(run: str, version: int, description: Mapping[str, Any]) -> Entry:

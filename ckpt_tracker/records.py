@@ -73,6 +73,20 @@ class Monitor:
 
 
 @dataclass(frozen=True)
+class Evaluation:
+    """A metric that was measured after the training, and recorded beside the training's own."""
+
+    version: int
+    name: str
+    value: float
+    at: datetime
+    """When it was recorded; with the checkpoint's own times, in UTC."""
+    by: str | None = None
+    """What recorded it: `python`, or a command."""
+    user: str | None = None
+
+
+@dataclass(frozen=True)
 class CheckpointRecord:
     """One checkpoint as the index knows it: all but the state."""
 
@@ -81,6 +95,7 @@ class CheckpointRecord:
     epoch: int | None
     step: int | None
     metrics: Mapping[str, float]
+    """The training's own, and later evaluations."""
     created_at: datetime
     digest: str
     nbytes: int
@@ -102,11 +117,30 @@ class CheckpointRecord:
     """Retention keeps it, as it does what has a tag."""
     full_digest: str | None = None
     """Of a checkpoint that holds its weights only by now: the digest that it had when it was whole."""
+    nonfinite: Mapping[str, str] = field(default_factory=dict)
+    """The tensors of section `model` that hold NaN (`nan`) or infinities (`inf`), by path: such a one is never best."""
+    evaluations: tuple[Evaluation, ...] = ()
+    """Which of the metrics were recorded later, by whom; the others are the training's own."""
+
+    @property
+    def own_metrics(self) -> dict[str, float]:
+        """The metrics that the training saved it with."""
+        later = {each.name for each in self.evaluations}
+        return {name: value for name, value in self.metrics.items() if name not in later}
 
     @property
     def ref(self) -> str:
         """`RUN@vN`."""
         return f"{self.run}@v{self.version}"
+
+    @property
+    def weights_problem(self) -> str:
+        """`NaN in model.fc.weight`: what keeps it from ever being best; empty where its weights are numbers."""
+        path = next(iter(self.nonfinite), None)
+        if path is None:
+            return ""
+        more = f" and {len(self.nonfinite) - 1} more" if len(self.nonfinite) > 1 else ""
+        return f"{'NaN' if self.nonfinite[path] == 'nan' else 'Inf'} in {path}{more}"
 
     @property
     def strippable(self) -> bool:
@@ -133,6 +167,8 @@ class RunRecord:
     """Tag → version."""
     pins: tuple[int, ...] = ()
     """The versions that are pinned."""
+    evaluations: tuple[Evaluation, ...] = ()
+    """What was measured of its checkpoints later, by version and name."""
 
 
 @dataclass(frozen=True)

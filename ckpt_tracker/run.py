@@ -101,7 +101,13 @@ class Run:
             context=context or {},
         )
         record, pending = self.writer().submit(capture, draft, then=then)
-        return Checkpoint(record, layout=self._store.layout, objects=self._store.objects, pending=pending)
+        return Checkpoint(
+            record,
+            layout=self._store.layout,
+            objects=self._store.objects,
+            pending=pending,
+            evaluate=self._store.evaluate,
+        )
 
     def writer(self) -> RunWriter:
         """The run's writer; takes the run's lock when there is none yet. Raises RunBusy, StoreReadOnly."""

@@ -22,6 +22,7 @@ from ckpt_tracker.files import manifest as manifests
 from ckpt_tracker.files.events import EventLog
 from ckpt_tracker.files.objects import ObjectWriter, WrittenTensors
 from ckpt_tracker.records import CheckpointRecord, Parent
+from ckpt_tracker.state.finiteness import nonfinite
 from ckpt_tracker.state.staging import CapturedState, StagingBuffer
 from ckpt_tracker.state.tree import encode
 from ckpt_tracker.writer import BackgroundWriter, Pending
@@ -146,6 +147,7 @@ class RunWriter:
             if not self._log.length_file.exists():
                 # so that events that are missing later are missed
                 self._log.append("open")
+            record = replace(record, nonfinite=nonfinite(state.skeleton, state.specs, state.data))
             written = self._objects.write(state.specs, state.data)
             manifest = self._manifest(state, record, written)
             manifests.publish(manifest, self._folder, tmp=self._store.layout.tmp)

@@ -25,7 +25,7 @@ from ckpt_tracker.files import run_files
 from ckpt_tracker.files.layout import Layout
 from ckpt_tracker.index.database import Index
 from ckpt_tracker.records import CheckpointRecord, Plan, RunRecord, VerifyReport
-from ckpt_tracker.run import Run
+from ckpt_tracker.run import Run, check_metrics
 from ckpt_tracker.selection import Reference, check_run_name, nearest
 from ckpt_tracker.selection import parse as parse_reference
 
@@ -148,7 +148,13 @@ class Store:
 
     def checkpoint(self, record: CheckpointRecord) -> Checkpoint:
         """A record as a checkpoint that can be loaded."""
-        return Checkpoint(record, layout=self.layout, objects=self.objects)
+        return Checkpoint(record, layout=self.layout, objects=self.objects, evaluate=self.evaluate)
+
+    def evaluate(self, record: CheckpointRecord, metrics: Mapping[str, Any]) -> CheckpointRecord:
+        """What `Checkpoint.add_metrics` does."""
+        from ckpt_tracker.retention import keeping
+
+        return keeping.evaluate(self, record, check_metrics(metrics))
 
     def run_record(self, name: str) -> RunRecord:
         """What the run's files say: `run.json` and the events."""

@@ -16,7 +16,8 @@ CHECKPOINT_KEYS = (
     "ref, run, version, epoch, step, metrics {name: number}, created_at (UTC), digest, nbytes, stored_bytes, "
     "shared_bytes (that the store had before), sections [name], kind, reason, parents [{ref, digest, overrides}], "
     "stall_seconds, write_seconds, context (world size, data, …), tags [name], pinned, full_digest (of one with "
-    "weights only: its digest when it was whole), best"
+    "weights only: its digest when it was whole), nonfinite {path: nan or inf} (weights that hold such), "
+    "evaluations [{version, name, value, at, by, user}] (which of the metrics were measured later), best"
 )
 DECISION_KEYS = (
     "ref, run, version, epoch, step, metrics {name: number}, created_at (UTC), nbytes, keep, weights_only (it loses "
@@ -33,7 +34,8 @@ def checkpoint_document(record: CheckpointRecord, *, best: bool) -> Document:
     from ckpt_tracker.cli.checkpoint_table import shared_bytes
 
     fields = {name: getattr(record, name) for name in _RECORD_FIELDS}
-    fields["parents"] = [dataclasses.asdict(each) for each in record.parents]
+    for name in ("parents", "evaluations"):
+        fields[name] = [dataclasses.asdict(each) for each in fields[name]]
     return {"ref": record.ref, **fields, "shared_bytes": shared_bytes(record), "best": best}
 
 

@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     document=(
         "An array, oldest run first; of each run: name, created_at (UTC), config, environment, unnamed, finished, "
         "monitor {metric, mode} or null, last_start (at, resumed_from, config, environment, …), tags {tag: version}, "
-        "pins [version], "
-        "checkpoints (how many), last and best (references or "
-        "null), stored_bytes."
+        "pins [version], evaluations [{version, name, value, at, by, user}], checkpoints (how many), last and best "
+        "(references or null), stored_bytes."
     ),
 )
 def runs(store: str | None, as_json: bool) -> None:

@@ -53,6 +53,8 @@ def _document(store: Store, found: Manifest, checkpoint: Checkpoint) -> Document
     document = checkpoint_document(found.record, best=_is_best(store, found, run))
     return {
         **document,
+        "metrics": checkpoint.metrics,
+        "evaluations": checkpoint.evaluations,
         "tags": checkpoint.tags,
         "pinned": checkpoint.pinned,
         "tensors": len(found.tensors),
@@ -84,7 +86,11 @@ def _lines(document: Document) -> Iterator[tuple[str, str]]:
     yield "checkpoint", " ".join([document["ref"], *(f"({mark})" for mark in marks)])
     yield "epoch", human.optional(document["epoch"])
     yield "step", human.optional(document["step"])
-    yield from _numbered("metrics", {name: human.number(value) for name, value in document["metrics"].items()})
+    later = {each.name for each in document["evaluations"]}
+    metrics = {name: human.number(value) for name, value in document["metrics"].items()}
+    yield from _numbered("metrics", {**metrics, **{name: f"{metrics[name]} (measured later)" for name in later}})
+    if document["nonfinite"]:
+        yield from _numbered("never best", {path: f"holds {kind}" for path, kind in document["nonfinite"].items()})
     yield from _saving(document)
     yield "digest", document["digest"]
     if document["full_digest"]:

@@ -6,6 +6,7 @@ A line that a power cut tore is skipped; the next append starts a fresh one.
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -19,7 +20,7 @@ from ckpt_tracker.disk.formats import FORMAT, read_document
 from ckpt_tracker.disk.jsonfile import is_sealed, seal, unseal
 from ckpt_tracker.disk.plain_files import open_plain, reading
 from ckpt_tracker.errors import CkptTrackerError, Damaged
-from ckpt_tracker.records import Monitor
+from ckpt_tracker.records import Evaluation, Monitor
 
 _log = logging.getLogger("ckpt_tracker")
 _MOST_BYTES = 256 * 2**20
@@ -45,6 +46,8 @@ class EventState:
     """The versions that are pinned."""
     digests: dict[int, str] = field(default_factory=dict)
     """Of checkpoints that lost all but their weights, or got it back: the digest since then."""
+    evaluations: tuple[Evaluation, ...] = ()
+    """What was measured later, by version and name; of one that was measured twice, the last."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,7 @@ class EventLog:
         monitor: Monitor | None = None
         last_start: dict[str, Any] = {}
         damaged: set[str] = set()
+        later: dict[tuple[int, str], Evaluation] = {}
         for line in self.lines():
             event = line.event or {"event": None}
             name = event["event"]
@@ -165,6 +169,8 @@ class EventLog:
                 damaged.add(line.hash)
             elif name in _MARKS:
                 mark(event, tags=tags, pins=pins)
+            elif name == "evaluate":
+                later.update(((each.version, each.name), each) for each in evaluations(event))
             elif name == "finish":
                 finished = True
             elif name == "repair":
@@ -179,7 +185,8 @@ class EventLog:
         if damaged and self.path not in EventLog._told:
             EventLog._told.add(self.path)
             _log.warning("%s has damaged lines, %d in all: see `ckpt verify`", self.path, len(damaged))
-        return EventState(tags, newest, finished, monitor, last_start, tuple(sorted(pins)), digests)
+        in_order = tuple(later[key] for key in sorted(later))
+        return EventState(tags, newest, finished, monitor, last_start, tuple(sorted(pins)), digests, in_order)
 
 
 def mark(event: Mapping[str, Any], *, tags: dict[str, int], pins: dict[int, None]) -> None:
@@ -193,6 +200,22 @@ def mark(event: Mapping[str, Any], *, tags: dict[str, int], pins: dict[int, None
             pins[event["version"]] = None
         case "unpin":
             pins.pop(event["version"], None)
+
+
+def evaluations(event: Mapping[str, Any]) -> Iterator[Evaluation]:
+    """What an event of kind `evaluate` says. Raises LookupError, TypeError, ValueError where it can't be."""
+    from ckpt_tracker.state.tree import decode
+
+    try:
+        metrics = fields.mapping(decode(event["metrics"], lambda index: None))
+    except Damaged as error:
+        raise ValueError(str(error)) from error
+    version, at = fields.version(event["version"]), fields.moment(event["at"])
+    by, user = fields.optional_text(event.get("by")), fields.optional_text(event.get("user"))
+    for name, value in metrics.items():
+        number = float(fields.metric(value))
+        # one NaN for all: another one would not be equal to it
+        yield Evaluation(version, fields.name(name), math.nan if math.isnan(number) else number, at, by, user)
 
 
 def _line(number: int, data: bytes, *, path: Path) -> Line:
@@ -224,6 +247,8 @@ def _checked(event: dict[str, Any]) -> dict[str, Any]:
             fields.version(event["version"])
     elif name == "start":
         _check_start(event)
+    elif name == "evaluate":
+        list(evaluations(event))
     elif name in ("repair", "cut"):
         _check_all(fields.hash_name, event.get("lines", []))
         fields.natural(event["nbytes"])

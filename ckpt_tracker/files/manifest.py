@@ -112,7 +112,7 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         "created_at": record.created_at.isoformat(),
         "reason": record.reason,
         "parents": [_parent_to_json(each) for each in record.parents],
-        "metrics": encode(dict(record.metrics)).skeleton,
+        "metrics": encode(record.own_metrics).skeleton,
         "digest": record.digest,
         "nbytes": record.nbytes,
         "stored_bytes": record.stored_bytes,
@@ -123,7 +123,8 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
         "sections": dict(manifest.sections),
         "tensors": [_entry_to_json(each) for each in manifest.tensors],
     }
-    return {**document, "full_digest": record.full_digest} if record.full_digest else document
+    later = {"full_digest": record.full_digest, "nonfinite": dict(record.nonfinite)}
+    return {**document, **{name: value for name, value in later.items() if value}}
 
 
 def _from_json(document: dict[str, Any]) -> Manifest:
@@ -147,6 +148,7 @@ def _from_json(document: dict[str, Any]) -> Manifest:
         write_seconds=fields.seconds(document["write_seconds"]),
         context=fields.mapping(document.get("context", {})),
         full_digest=fields.hash_name(document["full_digest"]) if "full_digest" in document else None,
+        nonfinite=_nonfinite(document.get("nonfinite", {})),
     )
     if record.nbytes != sum(entry.spec.nbytes for entry in tensors):
         raise ValueError(f"its tensors do not have {record.nbytes} bytes together")
@@ -156,6 +158,14 @@ def _from_json(document: dict[str, Any]) -> Manifest:
 def _metrics(skeleton: object) -> dict[str, float]:
     metrics = fields.mapping(decode(skeleton, lambda index: None))
     return {fields.name(name): fields.metric(value) for name, value in metrics.items()}
+
+
+def _nonfinite(found: object) -> dict[str, str]:
+    for path, kind in fields.mapping(found).items():
+        fields.name(path)
+        if kind not in ("nan", "inf"):
+            raise ValueError(f"weights hold nan or inf, and not {kind!r}")
+    return fields.mapping(found)
 
 
 def _parent_from_json(document: dict[str, Any]) -> Parent:

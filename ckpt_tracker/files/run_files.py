@@ -82,7 +82,7 @@ def _read(layout: Layout, name: str) -> tuple[RunRecord, EventState]:
     except Damaged as error:
         _log.warning("the tags of run %s are lost: %s", name, error)
         state = EventState()
-    told = {name: getattr(state, name) for name in ("finished", "monitor", "last_start", "pins")}
+    told = {name: getattr(state, name) for name in ("finished", "monitor", "last_start", "pins", "evaluations")}
     return replace(record, **told, tags=dict(sorted(state.tags.items()))), state
 
 

@@ -22,23 +22,37 @@ from ckpt_tracker.disk.filesystem import unused_name
 from ckpt_tracker.index.rows import (
     checkpoint_from_row,
     checkpoint_row,
+    evaluation_from_row,
+    evaluation_row,
     metric_rows,
     metric_value,
     parsed,
     run_from_row,
     run_row,
 )
-from ckpt_tracker.records import CheckpointRecord, Monitor, RunRecord
+from ckpt_tracker.records import CheckpointRecord, Evaluation, Monitor, RunRecord
 
 if TYPE_CHECKING:
     from sqlite_utils import Database
 
 _log = logging.getLogger("ckpt_tracker")
-_SCHEMA = 3
+_SCHEMA = 4
 # What `sqlite_master` says in each schema, 0 being an empty file. Whatever else an index holds, a trigger or a view,
 # somebody else has put there, and it is rebuilt.
-_OURS = {0: "4f53cda18c2baa0c", 1: "99582760b6fce490", 2: "ee45f58e9f2be5ab", 3: "ff6a1552dfc679c2"}
+_OURS = {
+    0: "4f53cda18c2baa0c",
+    1: "99582760b6fce490",
+    2: "ee45f58e9f2be5ab",
+    3: "ff6a1552dfc679c2",
+    4: "b2b5d1000e2ebbce",
+}
 _BUSY_SECONDS = 60.0
+# of one run: a metric of the training's own is never overruled by one that was measured later
+_VALUES = (
+    "SELECT run, version, value FROM metrics WHERE run = ? AND name = ? UNION ALL "
+    "SELECT run, version, value FROM evaluations AS later WHERE run = ? AND name = ? AND NOT EXISTS (SELECT 1 "
+    "FROM metrics AS own WHERE own.run = later.run AND own.version = later.version AND own.name = later.name)"
+)
 _Answer = TypeVar("_Answer")
 # what SQLite says when the file is sound, or can't be told to be damaged
 _NO_DAMAGE = (
@@ -67,8 +81,14 @@ class Index:
     # -- writing ---------------------------------------------------------------------------------------------
 
     def put_run(self, run: RunRecord) -> None:
-        """Adds or updates a run."""
-        self._write(lambda db: db.table("runs").insert(run_row(run), replace=True))
+        """Adds or updates a run, with all that was measured of its checkpoints later, in one transaction."""
+
+        def put(db: Database) -> None:
+            db.table("runs").insert(run_row(run), replace=True)
+            db.table("evaluations").delete_where("run = ?", [run.name])
+            db.table("evaluations").insert_all(evaluation_row(run.name, each) for each in run.evaluations)
+
+        self._write(put)
 
     def put(self, records: Iterable[CheckpointRecord]) -> None:
         """Adds or updates checkpoints, in one transaction."""
@@ -96,8 +116,8 @@ class Index:
 
         def forget(db: Database) -> None:
             db.table("runs").delete_where("name = ?", [run])
-            db.table("checkpoints").delete_where("run = ?", [run])
-            db.table("metrics").delete_where("run = ?", [run])
+            for table in ("checkpoints", "metrics", "evaluations"):
+                db.table(table).delete_where("run = ?", [run])
 
         self._write(forget)
 
@@ -105,13 +125,11 @@ class Index:
 
     def runs(self) -> list[RunRecord]:
         """All runs, oldest first."""
-        sql = "SELECT * FROM runs ORDER BY created_at, name"
-        return self._sound(lambda: [run_from_row(row) for row in self._read(sql)])
+        return self._sound(lambda: self._runs("ORDER BY created_at, name"))
 
     def run(self, name: str) -> RunRecord | None:
         """The run of that name."""
-        sql = "SELECT * FROM runs WHERE name = ?"
-        return next(iter(self._sound(lambda: [run_from_row(row) for row in self._read(sql, name)])), None)
+        return next(iter(self._sound(lambda: self._runs("WHERE name = ?", name))), None)
 
     def versions(self) -> dict[str, set[int]]:
         """The versions the index knows, by run."""
@@ -146,18 +164,24 @@ class Index:
         return self._version(sql, run, value)
 
     def best(self, run: str, monitor: Monitor) -> int | None:
-        """The version with the best finite value; of equal ones the earliest. None where none has the metric."""
+        """The version with the best finite value; of equal ones the earliest. None where none has the metric.
+
+        Weights that hold NaN or infinities are never best.
+        """
         order = "ASC" if monitor.mode == "min" else "DESC"
         return self._version(
-            "SELECT version FROM metrics WHERE run = ? AND name = ? AND value > -9e999 AND value < 9e999 "
-            f"ORDER BY value {order}, version LIMIT 1",
-            run,
-            monitor.metric,
+            f"SELECT version FROM ({_VALUES}) JOIN checkpoints USING (run, version) "
+            f"WHERE value > -9e999 AND value < 9e999 AND nonfinite = '{{}}' ORDER BY value {order}, version LIMIT 1",
+            *(run, monitor.metric) * 2,
         )
 
     def metric_names(self, run: str) -> list[str]:
         """Every metric that some checkpoint of the run has."""
-        return [row[0] for row in self._read("SELECT DISTINCT name FROM metrics WHERE run = ? ORDER BY name", run)]
+        sql = (
+            "SELECT name FROM metrics WHERE run = ? UNION SELECT name FROM evaluations "
+            "JOIN checkpoints USING (run, version) WHERE run = ? ORDER BY name"
+        )
+        return [row[0] for row in self._read(sql, run, run)]
 
     # -- as a file -------------------------------------------------------------------------------------------
 
@@ -173,15 +197,31 @@ class Index:
 
     # -- connections -----------------------------------------------------------------------------------------
 
+    def _runs(self, where: str, *values: object) -> list[RunRecord]:
+        later: dict[str, list[Evaluation]] = {}
+        for row in self._read("SELECT * FROM evaluations ORDER BY version, name"):
+            later.setdefault(row["run"], []).append(evaluation_from_row(row))
+        rows = self._read(f"SELECT * FROM runs {where}", *values)
+        return [run_from_row(row, evaluations=later.get(row["name"], ())) for row in rows]
+
     def _records(self, where: str, *values: object, run: str | None) -> list[CheckpointRecord]:
         rows = self._read(f"SELECT * FROM checkpoints {where} ORDER BY run, version", *values)
         metrics: dict[tuple[str, int], dict[str, float]] = {}
         for row in self._read(f"SELECT run, version, name, value FROM metrics {where}", *values):
             metrics.setdefault((row["run"], row["version"]), {})[row["name"]] = metric_value(row["value"])
+        later: dict[tuple[str, int], list[Evaluation]] = {}
+        for row in self._read(f"SELECT * FROM evaluations {where} ORDER BY name", *values):
+            later.setdefault((row["run"], row["version"]), []).append(evaluation_from_row(row))
         tags, pins = self._marks(run)
         keys = [(row["run"], row["version"]) for row in rows]
         return [
-            checkpoint_from_row(row, metrics=metrics.get(key, {}), tags=tags.get(key, ()), pinned=key in pins)
+            checkpoint_from_row(
+                row,
+                metrics=metrics.get(key, {}),
+                tags=tags.get(key, ()),
+                pinned=key in pins,
+                evaluations=later.get(key, ()),
+            )
             for row, key in zip(rows, keys, strict=True)
         ]
 

@@ -44,15 +44,32 @@ def _first(db: Database) -> None:
 def _second(db: Database) -> None:
     db.execute("ALTER TABLE checkpoints ADD COLUMN context TEXT NOT NULL DEFAULT '{}'")
     db.execute("ALTER TABLE runs ADD COLUMN last_start TEXT NOT NULL DEFAULT '{}'")
-    # what the columns would say of earlier rows is in the manifests and events, from where they are filled in again
-    for table in ("runs", "checkpoints", "metrics"):
-        db.execute(f"DELETE FROM {table}")
+    _forget_rows(db)
 
 
 @migrations(name="003_pins_and_weights_only")
 def _third(db: Database) -> None:
     db.execute("ALTER TABLE runs ADD COLUMN pins TEXT NOT NULL DEFAULT '[]'")
     db.execute("ALTER TABLE checkpoints ADD COLUMN full_digest TEXT")
+
+
+@migrations(name="004_nonfinite_weights_and_evaluations")
+def _fourth(db: Database) -> None:
+    db.execute("ALTER TABLE checkpoints ADD COLUMN nonfinite TEXT NOT NULL DEFAULT '{}'")
+    _forget_rows(db)
+    # what is measured later stands beside the metrics: they come from the manifests, these from the events
+    db.execute(
+        """CREATE TABLE evaluations (
+            run TEXT NOT NULL, version INTEGER NOT NULL, name TEXT NOT NULL, value REAL,
+            added_at TEXT NOT NULL, added_by TEXT, added_user TEXT, PRIMARY KEY (run, version, name)
+        ) WITHOUT ROWID"""
+    )
+
+
+def _forget_rows(db: Database) -> None:
+    """What new columns would say of earlier rows is in manifests and events, from where they are filled in again."""
+    for table in ("runs", "checkpoints", "metrics"):
+        db.execute(f"DELETE FROM {table}")
 
 
 def upgrade(connection: sqlite3.Connection, *, schema: int) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from ckpt_tracker.disk.jsonfile import dump, load
-from ckpt_tracker.records import CheckpointRecord, Monitor, Parent, RunRecord
+from ckpt_tracker.records import CheckpointRecord, Evaluation, Monitor, Parent, RunRecord
 
 Row = dict[str, Any]
 
@@ -31,8 +31,8 @@ def run_row(run: RunRecord) -> Row:
     }
 
 
-def run_from_row(row: sqlite3.Row) -> RunRecord:
-    """The way back."""
+def run_from_row(row: sqlite3.Row, *, evaluations: Sequence[Evaluation]) -> RunRecord:
+    """The way back, with what was measured later."""
     return RunRecord(
         name=row["name"],
         created_at=datetime.fromisoformat(row["created_at"]),
@@ -44,6 +44,7 @@ def run_from_row(row: sqlite3.Row) -> RunRecord:
         last_start=parsed(row["last_start"]),
         tags=parsed(row["tags"]),
         pins=tuple(parsed(row["pins"])),
+        evaluations=tuple(evaluations),
     )
 
 
@@ -66,11 +67,17 @@ def checkpoint_row(record: CheckpointRecord) -> Row:
         "write_seconds": record.write_seconds,
         "context": _text(dict(record.context)),
         "full_digest": record.full_digest,
+        "nonfinite": _text(dict(record.nonfinite)),
     }
 
 
 def checkpoint_from_row(
-    row: sqlite3.Row, *, metrics: Mapping[str, float], tags: Sequence[str], pinned: bool
+    row: sqlite3.Row,
+    *,
+    metrics: Mapping[str, float],
+    tags: Sequence[str],
+    pinned: bool,
+    evaluations: Sequence[Evaluation],
 ) -> CheckpointRecord:
     """The way back, with what other tables know of the checkpoint."""
     fields = dict(row)
@@ -78,7 +85,15 @@ def checkpoint_from_row(
     fields["sections"] = tuple(parsed(fields["sections"]))
     fields["context"] = parsed(fields["context"])
     fields["parents"] = tuple(Parent(*each) for each in parsed(fields["parents"]))
-    return CheckpointRecord(**fields, metrics=metrics, tags=tuple(sorted(tags)), pinned=pinned)
+    fields["nonfinite"] = parsed(fields["nonfinite"])
+    later = tuple(each for each in evaluations if each.name not in metrics)
+    return CheckpointRecord(
+        **fields,
+        metrics={**metrics, **{each.name: each.value for each in later}},
+        tags=tuple(sorted(tags)),
+        pinned=pinned,
+        evaluations=later,
+    )
 
 
 def metric_rows(record: CheckpointRecord) -> list[Row]:
@@ -90,8 +105,33 @@ def metric_rows(record: CheckpointRecord) -> list[Row]:
             "name": name,
             "value": None if math.isnan(value) else value,
         }
-        for name, value in record.metrics.items()
+        for name, value in record.own_metrics.items()
     ]
+
+
+def evaluation_row(run: str, evaluation: Evaluation) -> Row:
+    """A row of `evaluations`."""
+    return {
+        "run": run,
+        "version": evaluation.version,
+        "name": evaluation.name,
+        "value": None if math.isnan(evaluation.value) else evaluation.value,
+        "added_at": evaluation.at.isoformat(),
+        "added_by": evaluation.by,
+        "added_user": evaluation.user,
+    }
+
+
+def evaluation_from_row(row: sqlite3.Row) -> Evaluation:
+    """The way back."""
+    return Evaluation(
+        version=row["version"],
+        name=row["name"],
+        value=metric_value(row["value"]),
+        at=datetime.fromisoformat(row["added_at"]),
+        by=row["added_by"],
+        user=row["added_user"],
+    )
 
 
 def metric_value(value: float | None) -> float:

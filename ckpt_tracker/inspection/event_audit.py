@@ -46,7 +46,7 @@ def audit(log: EventLog) -> Audit:
                 excused = max(excused, nbytes)
             case {"event": "cut", "nbytes": nbytes}:
                 cut = max(cut, nbytes)
-            case {"event": "tag" | "pin", "version": version}:
+            case {"event": "tag" | "pin" | "evaluate", "version": version}:
                 known.add(version)
             case {"event": "evict" | "remove", "versions": versions}:
                 removed.update(versions)

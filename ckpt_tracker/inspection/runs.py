@@ -66,8 +66,8 @@ def index_findings(
 
 def _comparable(record: CheckpointRecord) -> str:
     """As text: NaN is not equal to itself, and in a damaged row anything may be of any type."""
-    metrics = sorted((repr(name), repr(value)) for name, value in record.metrics.items())
-    return repr((metrics, replace(record, metrics={}, tags=(), pinned=False)))
+    metrics = sorted((repr(name), repr(value)) for name, value in record.own_metrics.items())
+    return repr((metrics, replace(record, metrics={}, tags=(), pinned=False, evaluations=())))
 
 
 def _of_run_file(layout: Layout, run: str) -> Iterator[Finding]:

@@ -8,18 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker.disk import formats
+from ckpt_tracker.disk import fields, formats
 from ckpt_tracker.disk.filesystem import FileLock
 from ckpt_tracker.environment import user
 from ckpt_tracker.errors import CheckpointGone, CheckpointNotFound, InvalidOption, StoreReadOnly
 from ckpt_tracker.records import CheckpointRecord, Decision, Plan
 from ckpt_tracker.retention import Retention, checked, decide
 from ckpt_tracker.selection import nearest
+from ckpt_tracker.state.tree import encode
 
 if TYPE_CHECKING:
     from ckpt_tracker.store import Store
@@ -115,6 +116,26 @@ def tag(store: Store, record: CheckpointRecord, name: str) -> int | None:
         if before != record.version:
             store.record_event(record.run, "tag", tag=name, version=record.version)
     return before
+
+
+def evaluate(store: Store, record: CheckpointRecord, metrics: Mapping[str, float]) -> CheckpointRecord:
+    """Records what was measured later; returns the checkpoint as it is known now.
+
+    What the training itself recorded stays: raises InvalidOption for such a name, and records nothing then.
+    """
+    with alone(store):
+        _check_there(store, record)
+        known = store.index.checkpoint(record.run, record.version) or record
+        for name, value in metrics.items():
+            fields.name(name)
+            if name in known.own_metrics:
+                raise InvalidOption(
+                    f"{record.ref} was saved with {name}={known.metrics[name]:.6g}, which stays: "
+                    f"give what was measured later another name than {name!r}, found {value:.6g}"
+                )
+        if metrics:
+            store.record_event(record.run, "evaluate", version=record.version, metrics=encode(dict(metrics)).skeleton)
+    return store.index.checkpoint(record.run, record.version) or record
 
 
 def untag(store: Store, run: str, name: str) -> int:
@@ -236,6 +257,6 @@ def _summary(decision: Decision) -> dict[str, Any]:
         "step": record.step,
         "created_at": record.created_at.isoformat(),
         "reason": record.reason,
-        "metrics": dict(record.metrics),
+        "metrics": record.own_metrics,
         "reasons": list(decision.reasons),
     }

@@ -91,7 +91,7 @@ def test_help_loads_neither_rich_nor_anything_heavier(python):
 
 
 ARGUMENTS = {
-    **{name: ["mnist"] for name in ("show", "best", "pin", "unpin", "why")},
+    **{name: ["mnist"] for name in ("show", "best", "metrics", "pin", "unpin", "why")},
     **{"tag": ["mnist", "release"], "rm": ["mnist@v2"], "prune": ["--keep", "last:1", "--yes"]},
 }
 

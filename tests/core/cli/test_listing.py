@@ -38,7 +38,7 @@ def test_runs_as_json_has_the_keys_of_the_records(ckpt, mnist):
     first, second = document(ckpt("runs", "--store", mnist, "--json"))
     assert set(first) == {
         *("name", "created_at", "config", "environment", "unnamed", "finished", "monitor", "tags"),
-        *("last_start", "pins"),
+        *("last_start", "pins", "evaluations"),
         *("checkpoints", "last", "best", "stored_bytes"),
     }
     assert first["config"] == {"lr": 0.001, "layers": [64, 32]}
@@ -95,7 +95,7 @@ def test_ls_as_json_has_the_keys_of_the_records(ckpt, mnist):
     assert set(found[0]) == {
         *("ref", "run", "version", "epoch", "step", "metrics", "created_at", "digest", "nbytes", "stored_bytes"),
         *("sections", "kind", "reason", "parents", "stall_seconds", "write_seconds", "tags", "best"),
-        *("context", "pinned", "full_digest", "shared_bytes", "reasons"),
+        *("context", "pinned", "full_digest", "nonfinite", "evaluations", "shared_bytes", "reasons"),
     }
     assert [each["best"] for each in found] == [False, True, False]
     assert found[2]["metrics"] == {"acc": 0.2, "val_loss": None}
