@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     Numbers = npt.NDArray[np.float64]
 
-_STRETCH = 1 << 20
+_STRETCH = 1 << 17
+"""Elements at a time: as 64-bit numbers, with all that is computed from them, some 10 MB."""
 _SHOWN = 60
 
 
@@ -46,6 +47,8 @@ class Distance:
     """The length of the difference, relative to that of the first tensor."""
     nans: tuple[int, int]
     """How many there are in the first, and in the second."""
+    infs: tuple[int, int] = (0, 0)
+    """Infinite ones, likewise."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,12 @@ class Difference:
     @property
     def section(self) -> str:
         """The section it is in."""
-        return self.path.replace("[", ".").partition(".")[0]
+        return section_of(self.path)
+
+
+def section_of(path: str) -> str:
+    """The section that a leaf's path leads into."""
+    return path.replace("[", ".").partition(".")[0]
 
 
 class SavedState:
@@ -101,22 +109,29 @@ class SavedState:
         return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
 
     def stretches(self, entry: TensorEntry, *, path: str) -> Iterator[Bytes]:
-        """A tensor's bytes, some at a time; not checked against its hash where they are mapped."""
-        size = max(1, entry.spec.nbytes // max(1, math.prod(entry.spec.shape)))
-        data = self._map(entry) if len(entry.pieces) == 1 else None
-        if data is None:
-            data = self._objects.read(entry, ref=self.record.ref, name=path)
-        for start in range(0, entry.spec.nbytes, _STRETCH * size):
-            yield data[start : start + _STRETCH * size]
+        """A tensor's bytes, some at a time; not checked against its hash where they are mapped.
 
-    def _map(self, entry: TensorEntry) -> Bytes | None:
+        Each stretch is a mapping of its own: what has been looked at takes no memory any more.
+        """
+        size = max(1, entry.spec.nbytes // max(1, math.prod(entry.spec.shape)))
+        bounds = [(start, start + _STRETCH * size) for start in range(0, entry.spec.nbytes, _STRETCH * size)]
+        if all((self._objects.raw.size(each.object) or 0) >= each.offset + each.nbytes for each in entry.pieces):
+            yield from (self._mapped(entry, *each) for each in bounds)
+            return
+        whole = self._objects.read(entry, ref=self.record.ref, name=path)  # it is encoded, or this says what is wrong
+        yield from (whole[start:end] for start, end in bounds)
+
+    def _mapped(self, entry: TensorEntry, start: int, end: int) -> Bytes:
         import numpy as np
 
-        piece = entry.pieces[0]
-        if (self._objects.raw.size(piece.object) or 0) < piece.offset + piece.nbytes:
-            return None  # it is encoded, or reading it says what is wrong
-        path = self._objects.path(piece.object)
-        return np.memmap(path, dtype=np.uint8, mode="r", offset=piece.offset, shape=(piece.nbytes,))
+        parts = []
+        for piece in entry.pieces:
+            first, last = max(0, start), min(piece.nbytes, end)
+            if first < last:
+                file, offset, shape = self._objects.path(piece.object), piece.offset + first, (last - first,)
+                parts.append(np.memmap(file, dtype=np.uint8, mode="r", offset=offset, shape=shape))
+            start, end = start - piece.nbytes, end - piece.nbytes
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def differences(first: SavedState, second: SavedState) -> tuple[Difference, ...]:
@@ -165,7 +180,7 @@ def _distance(spec: TensorSpec, pairs: Iterator[tuple[Bytes, Bytes]]) -> Distanc
 
     elements = math.prod(spec.shape)
     size = spec.nbytes // max(1, elements)
-    differing, nans = 0, [0, 0]
+    differing, nans, infs = 0, [0, 0], [0, 0]
     absolute, relative, gap, length = 0.0, 0.0, 0.0, 0.0
     for one, other in pairs:
         differing += int((one.reshape(-1, size) != other.reshape(-1, size)).any(axis=1).sum())
@@ -173,7 +188,9 @@ def _distance(spec: TensorSpec, pairs: Iterator[tuple[Bytes, Bytes]]) -> Distanc
         if first is None or second is None:
             absolute = relative = gap = math.nan
             continue
-        nans = [nans[0] + int(np.isnan(first).sum()), nans[1] + int(np.isnan(second).sum())]
+        both = (first, second)
+        nans = [count + int(np.isnan(each).sum()) for count, each in zip(nans, both, strict=True)]
+        infs = [count + int(np.isinf(each).sum()) for count, each in zip(infs, both, strict=True)]
         finite = np.isfinite(first) & np.isfinite(second)
         first, second = first[finite], second[finite]
         apart = np.abs(first - second)
@@ -184,7 +201,7 @@ def _distance(spec: TensorSpec, pairs: Iterator[tuple[Bytes, Bytes]]) -> Distanc
         gap += float(apart @ apart)
         length += float(first @ first)
     l2 = math.sqrt(gap / length) if length else math.sqrt(gap)
-    return Distance(elements, differing, absolute, relative, l2, (nans[0], nans[1]))
+    return Distance(elements, differing, absolute, relative, l2, (nans[0], nans[1]), (infs[0], infs[1]))
 
 
 def _numbers(spec: TensorSpec, data: Bytes) -> Numbers | None:

@@ -14,7 +14,7 @@ from ckpt_tracker.cli.human import printable, relative
 from ckpt_tracker.errors import CkptTrackerError, StoreFull
 
 COMMANDS = (
-    *("runs", "ls", "show", "best", "why", "log", "metrics"),
+    *("runs", "ls", "show", "best", "why", "diff", "du", "watch", "log", "metrics"),
     *("tag", "pin", "unpin", "prune", "rm", "trash", "undo", "gc"),
     *("export", "verify", "verify-resume", "repair", "demo"),
 )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timezone
+from typing import Any
 
 from ckpt_tracker.cli import human
-from ckpt_tracker.cli.tables import Column, print_rows
+from ckpt_tracker.cli.tables import Column, print_lines, table_lines
 from ckpt_tracker.errors import InvalidOption
 from ckpt_tracker.records import CheckpointRecord, Monitor
 from ckpt_tracker.selection import nearest
@@ -17,7 +18,7 @@ RecordColumn = Column[CheckpointRecord]
 _ON_DEMAND = ("created", "write", "reason", "kind", "sections", "digest")
 
 
-def print_checkpoints(
+def checkpoint_lines(
     records: Sequence[CheckpointRecord],
     *,
     monitors: Mapping[str, Monitor | None],
@@ -25,8 +26,8 @@ def print_checkpoints(
     by_ref: bool = False,
     reasons: Reasons | None = None,
     only: Sequence[str] = (),
-) -> None:
-    """Prints one line a checkpoint. `monitors` and `best` are by run; `by_ref` names the run in each line.
+) -> list[str]:
+    """A header, and one line a checkpoint. `monitors` and `best` are by run; `by_ref` names the run in each line.
 
     `only` chooses the columns behind the name, in their order. Raises InvalidOption for one that there is not.
     """
@@ -34,7 +35,13 @@ def print_checkpoints(
     chosen = [_column(known, name) for name in only] or [
         column for name, column in known.items() if name not in _ON_DEMAND and _says_something(name, records)
     ]
-    print_rows([_name(by_ref=by_ref), *chosen], records, chosen=lambda each: each.version == best.get(each.run))
+    columns = [_name(by_ref=by_ref), *chosen]
+    return table_lines(columns, records, chosen=lambda each: each.version == best.get(each.run))
+
+
+def print_checkpoints(records: Sequence[CheckpointRecord], **how: Any) -> None:
+    """Prints these lines."""
+    print_lines(checkpoint_lines(records, **how))
 
 
 def metric_order(records: Iterable[CheckpointRecord], monitored: Iterable[str]) -> list[str]:

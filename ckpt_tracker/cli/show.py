@@ -48,6 +48,7 @@ def show(ref: str, store: str | None, as_json: bool) -> None:
 
 def _document(store: Store, found: Manifest, checkpoint: Checkpoint) -> Document:
     from ckpt_tracker.cli.documents import checkpoint_document, monitor_document
+    from ckpt_tracker.inspection.usage import section_sizes
 
     run = store.run_record(found.record.run)
     document = checkpoint_document(found.record, best=_is_best(store, found, run))
@@ -64,16 +65,6 @@ def _document(store: Store, found: Manifest, checkpoint: Checkpoint) -> Document
         "monitor": monitor_document(run.monitor),
         "finished": run.finished,
     }
-
-
-def section_sizes(found: Manifest) -> dict[str, dict[str, int]]:
-    """Tensors and bytes of each section; a tensor that several share counts in the first."""
-    sizes = {name: {"tensors": 0, "nbytes": 0} for name in found.sections}
-    for index, name in found.tensor_names().items():
-        section = sizes[name.replace("[", ".").split(".")[0]]
-        section["tensors"] += 1
-        section["nbytes"] += found.tensors[index].spec.nbytes
-    return sizes
 
 
 def _is_best(store: Store, found: Manifest, run: RunRecord) -> bool:

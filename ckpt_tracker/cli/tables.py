@@ -65,15 +65,26 @@ def print_rows(
     columns: Sequence[Column[Row]], rows: Sequence[Row], *, chosen: Callable[[Row], bool] = lambda row: False
 ) -> None:
     """Prints one line a row; the `chosen` ones in green where there is colour."""
-    filled = [_Filled(each, rows) for each in columns]
-    if on_terminal():
-        lines, missing = _for_terminal(filled, [chosen(row) for row in rows])
-        if missing:
-            note = f"left out for want of room: {', '.join(missing)} (--json has all)"
-            lines.append(click.style(note, dim=True) if coloured() else note)
-    else:
-        lines = _joined(filled)
+    print_lines(table_lines(columns, rows, chosen=chosen))
+
+
+def print_lines(lines: Sequence[str]) -> None:
+    """Prints lines that have their colours."""
     click.echo("\n".join(lines), color=True if coloured() else None)
+
+
+def table_lines(
+    columns: Sequence[Column[Row]], rows: Sequence[Row], *, chosen: Callable[[Row], bool] = lambda row: False
+) -> list[str]:
+    """The same as text: a header, and one line a row."""
+    filled = [_Filled(each, rows) for each in columns]
+    if not on_terminal():
+        return _joined(filled)
+    lines, missing = _for_terminal(filled, [chosen(row) for row in rows])
+    if missing:
+        note = f"left out for want of room: {', '.join(missing)} (--json has all)"
+        lines.append(click.style(note, dim=True) if coloured() else note)
+    return lines
 
 
 def coloured() -> bool:

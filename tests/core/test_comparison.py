@@ -49,7 +49,7 @@ def test_values_that_are_not_finite_count_as_differing_only(store: Store) -> Non
     one = np.array([np.nan, 1.0, 0.0, np.inf, 3.0])
     other = np.array([np.nan, np.nan, -0.0, -np.inf, 3.0])
     found = _compared(store, {"model": {"w": one}}, {"model": {"w": other}})
-    assert found["model.w"].distance == Distance(5, 3, 0.0, 0.0, 0.0, (1, 2))
+    assert found["model.w"].distance == Distance(5, 3, 0.0, 0.0, 0.0, (1, 2), (1, 1))
 
 
 DTYPES = ["bool", "uint8", "int64", "float16", "float64", ">f4", "complex64", ">c16", "U3", "M8[s]"]

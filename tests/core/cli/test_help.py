@@ -91,8 +91,13 @@ def test_help_loads_neither_rich_nor_anything_heavier(python):
 
 
 ARGUMENTS = {
-    **{name: ["mnist"] for name in ("show", "best", "metrics", "pin", "unpin", "why")},
-    **{"tag": ["mnist", "release"], "rm": ["mnist@v2"], "prune": ["--keep", "last:1", "--yes"]},
+    **{name: ["mnist"] for name in ("show", "best", "metrics", "pin", "unpin", "why", "watch")},
+    **{
+        "diff": ["mnist@v1", "mnist@v2"],
+        "tag": ["mnist", "release"],
+        "rm": ["mnist@v2"],
+        "prune": ["--keep", "last:1", "--yes"],
+    },
 }
 
 
