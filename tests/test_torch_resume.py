@@ -4,6 +4,8 @@ Bit for bit, although the restart has other seeds: the model has BatchNorm and D
 torch's, NumPy's and Python's generators. Trainings run in forks of one process, see `torch_training.py`.
 """
 
+import json
+import os
 import signal
 import subprocess
 import sys
@@ -240,3 +242,15 @@ def test_torchs_generator_is_left_out_until_it_is_drawn_from_or_seeded():
     seeded = "torch" in _random.capture()
 
     assert (seeded_by_the_system, drawn_from, seeded) == (False, True, True)
+
+
+def test_a_fork_s_own_seed_of_python_is_nobodys():
+    """Python seeds its generator anew in each fork, as a notebook's launcher makes them: no state to keep."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(writing, json.dumps([*_random.capture()]).encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+
+    assert "python" not in json.loads(os.read(reading, 1000))

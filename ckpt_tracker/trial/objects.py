@@ -42,6 +42,7 @@ _GLOBALS = (
     ("torch", "torch", "default_generator"),
     ("torch.cuda", "torch.cuda", "default_generators"),
 )
+_INSTALLED = {"site-packages", "dist-packages"}
 _TEMPORARY = "_RandomNameSequence."
 _CLASSES: dict[type, str | None] = {}
 _FEW = 64
@@ -107,8 +108,11 @@ def is_the_scripts(module: str) -> bool:
 
 def _is_the_scripts_file(file: str) -> bool:
     paths = sysconfig.get_paths()
-    foreign = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")} | {str(Path(__file__).parent)}
-    return not file.startswith("<") and not any(file.startswith(each) for each in foreign)
+    foreign = {paths[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+    # an environment may see packages of another one, or of the user's
+    if file.startswith("<") or _INSTALLED & set(Path(file).parts):
+        return False
+    return not any(file.startswith(each) for each in foreign)
 
 
 def _kind_of(value: object) -> str | None:
@@ -147,7 +151,7 @@ def _module(cls: type) -> str:
 def _kind_by_name(name: str, value: Any) -> str | None:
     """`shadow = {name: tensor}` is an average too."""
     own_name = name.partition(" in ")[0].rpartition(".")[2]
-    if not isinstance(value, (dict, list)) or not value or not _AVERAGE.search(own_name):
+    if not _is_a(value, dict, list) or not value or not _AVERAGE.search(own_name):
         return None
     some = next(iter(value.values() if isinstance(value, dict) else value))
     return "average" if hasattr(some, "shape") and hasattr(some, "dtype") else None
@@ -194,8 +198,9 @@ def _running() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
-        code = frame.f_code
-        if code.co_name != "<module>" and _is_the_scripts_file(code.co_filename):
+        code, module = frame.f_code, str(frame.f_globals.get("__name__"))
+        ours = module.partition(".")[0] == "ckpt_tracker"
+        if code.co_name != "<module>" and not ours and _is_the_scripts_file(code.co_filename):
             yield f"{code.co_name}()", list(frame.f_locals.items())
     for name, module in list(sys.modules.items()):
         if is_the_scripts(name):
@@ -206,7 +211,12 @@ def _running() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
 def _members(name: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The value, and where it is a small container what is in it."""
     yield name, value
-    if isinstance(value, dict):
+    if _is_a(value, dict):
         yield from ((f"{name}[{key!r}]", each) for key, each in itertools.islice(value.items(), _FEW))
-    elif isinstance(value, (list, tuple)):
+    elif _is_a(value, list, tuple):
         yield from ((f"{name}[{index}]", each) for index, each in enumerate(value[:_FEW]))
+
+
+def _is_a(value: Any, *classes: type) -> bool:
+    """isinstance would ask the value itself, if it is a proxy, which may load a module or warn."""
+    return issubclass(type(value), classes)

@@ -7,6 +7,7 @@ equal trainings have equal digests.
 
 from __future__ import annotations
 
+import os
 import random
 import sys
 from collections.abc import Mapping, Sequence
@@ -93,5 +94,15 @@ def _same(one: Any, other: Any) -> bool:
 
 
 _SEEDS_OF_PEOPLE = 2**32
+
+
+def _look_after_fork() -> None:
+    global _PYTHON_AT_IMPORT
+    _PYTHON_AT_IMPORT = random.getstate()
+
+
 _PYTHON_AT_IMPORT = random.getstate()
 _NUMPY_AT_IMPORT = np.random.get_state(legacy=False)
+# Python seeds its generator anew in every fork: nobody else has seeded that one either
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_look_after_fork)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import sys
@@ -86,6 +87,7 @@ def test_the_evidence_names_a_generator_that_is_not_saved(folder: Path) -> None:
     assert (generator["kind"], generator["type"]) == ("generator", "numpy Generator (PCG64)")
     assert generator["captured"] is False
     assert found["variables"]["Dice.throws"] == dice.throws
+    assert not [name for name in found["variables"] if name.endswith((" in submit()", " in save()"))]
     assert secret not in json.dumps(found)
 
 
@@ -122,6 +124,38 @@ def test_an_object_that_breaks_when_looked_at_breaks_nothing(folder: Path) -> No
     broken = Broken()
     _train(Tracker(run="r"), {"model": {}})
     assert type(broken).__qualname__ not in json.dumps(_evidence(folder, "r"))
+
+
+def test_an_object_that_stands_for_another_is_not_asked_for_its_class(folder: Path) -> None:
+    """What a proxy does then, such as loading a module or warning, is no business of a look."""
+
+    class Proxy:
+        asked = False
+
+        @property  # type: ignore[misc]
+        def __class__(self) -> Any:
+            Proxy.asked = True
+            raise RuntimeError("not now")
+
+    swa_weights = Proxy()
+    _train(Tracker(run="r"), {"model": {}})
+    _evidence(folder, "r")
+    assert (Proxy.asked, type(swa_weights)) == (False, Proxy)
+
+
+@pytest.mark.parametrize("package", ["site-packages", "dist-packages"])
+def test_packages_are_not_the_script_s_own_wherever_they_are(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    """An environment may see the packages of the system, or of the user."""
+    name = f"installed_{package.partition('-')[0]}"
+    place = tmp_path / "lib" / package
+    place.mkdir(parents=True)
+    (place / f"{name}.py").write_text("class Count:\n    number = 0\n\nheld = 7\n")
+    monkeypatch.syspath_prepend(str(place))
+    held = importlib.import_module(name)
+    _train(Tracker(run="r"), {"model": {}})
+    assert f"held in {held.__name__}.py" not in _evidence(folder, "r")["variables"]
 
 
 def test_a_pytest_asserts_exact_resume(tmp_path: Path) -> None:
