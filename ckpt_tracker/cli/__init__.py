@@ -8,6 +8,10 @@ A module imports rich, the store and frameworks inside its functions, so that `c
 
 def main() -> None:
     """Runs `ckpt` with the arguments of this process, and exits."""
+    import os
+
     from ckpt_tracker.cli.app import ckpt
 
+    if "_CKPT_COMPLETE" in os.environ:
+        import ckpt_tracker.cli.completion  # noqa: F401 - registers bash's
     ckpt(prog_name="ckpt")

@@ -21,7 +21,8 @@ COMMANDS = (
 INTERRUPTED = 130
 _EPILOG = """\
 A REF is RUN, RUN@last, RUN@best, RUN@best:METRIC:min|max, RUN@v12, RUN@epoch:3, RUN@step:1200 or RUN@TAG.
-Every command has --help, with examples and its exit codes, and --json."""
+Every command has --help, with examples and its exit codes, and --json.
+To complete them all in bash: eval "$(_CKPT_COMPLETE=bash_source ckpt)"; also zsh_source, fish_source."""
 
 
 class Failure(click.ClickException):

@@ -11,6 +11,7 @@ import click
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import REF
 
 if TYPE_CHECKING:
     from ckpt_tracker.cli.diff_report import Report
@@ -34,8 +35,8 @@ _SHOWN = 20
         "max_absolute, max_relative, relative_l2, nans [two], infs [two]} or null}]."
     ),
 )
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=REF)
+@click.argument("b", type=REF)
 @click.option("--section", metavar="NAME", help="Compare only this section of the states.")
 @click.option("--all", "everything", is_flag=True, help="On a terminal too, list every tensor that changed.")
 def diff(a: str, b: str, section: str | None, everything: bool, store: str | None, as_json: bool) -> None:

@@ -11,6 +11,7 @@ import click
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import REF
 from ckpt_tracker.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".npz", ".keras")
     ),
     exits=(6, 9, 10),
 )
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=True))
 @click.option("--section", default="model", show_default=True, help="Which section to take; `all` for every one.")
 @click.option("--force", is_flag=True, help="Replace FILE where it exists.")

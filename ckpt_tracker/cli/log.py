@@ -11,6 +11,7 @@ import click
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import RUN, TAG
 from ckpt_tracker.errors import CheckpointNotFound, InvalidOption
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
         "object: run, at, tags {tag: version}."
     ),
 )
-@click.argument("run", required=False)
-@click.option("--tag", "name", metavar="NAME", help="Only where this tag went.")
+@click.argument("run", type=RUN, required=False)
+@click.option("--tag", "name", type=TAG, metavar="NAME", help="Only where this tag went.")
 @click.option(
     "--at", "moment", metavar="WHEN", help="Where RUN's tags stood then: 2026-11-01, or 2026-11-01T12:30+01:00."
 )

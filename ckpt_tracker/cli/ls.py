@@ -11,6 +11,7 @@ from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.documents import CHECKPOINT_KEYS
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import METRIC, RUN
 
 if TYPE_CHECKING:
     from ckpt_tracker.cli.checkpoint_table import Reasons
@@ -32,8 +33,10 @@ _MOST_EXPLAINED = 1000
         "[text] (why its run's retention keeps it; null where --columns or their number leaves them out)."
     ),
 )
-@click.argument("names", metavar="[RUN]...", nargs=-1)
-@click.option("--sort", "key", metavar="KEY", help="By a metric or a column, lowest first; what has none comes last.")
+@click.argument("names", type=RUN, metavar="[RUN]...", nargs=-1)
+@click.option(
+    "--sort", "key", type=METRIC, metavar="KEY", help="By a metric or a column, lowest first; what has none comes last."
+)
 @click.option("--desc", is_flag=True, help="Highest first, or newest first.")
 @click.option(
     "-n", "--limit", metavar="N", type=click.IntRange(min=1), help="The first N with --sort, else the last N."

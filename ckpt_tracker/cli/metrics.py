@@ -9,6 +9,7 @@ import click
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import REF
 from ckpt_tracker.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
         "training itself recorded."
     ),
 )
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @click.argument("action", type=click.Choice(["add"]), required=False)
 @click.argument("values", metavar="[NAME=VALUE]...", nargs=-1)
 def metrics(ref: str, action: str | None, values: tuple[str, ...], store: str | None, as_json: bool) -> None:

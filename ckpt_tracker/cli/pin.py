@@ -6,13 +6,14 @@ import click
 
 from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import REF
 
 
 @command(
     examples=["ckpt pin mnist@v7", "ckpt pin mnist@best --json | jq -r .ref"],
     document="ref, pinned (true), changed (it was not before).",
 )
-@click.argument("ref")
+@click.argument("ref", type=REF)
 def pin(ref: str, store: str | None, as_json: bool) -> None:
     """Pins the checkpoint REF: no retention removes it, or takes a part of it, until `ckpt unpin`."""
     from ckpt_tracker.cli.output import emit_json

@@ -6,6 +6,7 @@ import click
 
 from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import REF
 from ckpt_tracker.errors import InvalidOption
 
 
@@ -13,7 +14,7 @@ from ckpt_tracker.errors import InvalidOption
     examples=["ckpt rm mnist@v7", "ckpt rm mnist@v7 mnist@v8", "ckpt rm mnist@last --json | jq -r .removed[]"],
     document="removed [references], in the order in which they were named.",
 )
-@click.argument("refs", metavar="REF...", nargs=-1, required=True)
+@click.argument("refs", type=REF, metavar="REF...", nargs=-1, required=True)
 def rm(refs: tuple[str, ...], store: str | None, as_json: bool) -> None:
     """Moves each checkpoint REF to the trash, from where `ckpt undo` brings it back; a day later `ckpt gc` deletes it.
 

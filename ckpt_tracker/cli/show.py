@@ -11,6 +11,7 @@ from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.documents import CHECKPOINT_KEYS, Document
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import REF
 
 if TYPE_CHECKING:
     from ckpt_tracker.checkpoint import Checkpoint
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         "monitor {metric, mode} or null, finished. In the sizes a tensor that two names share counts once."
     ),
 )
-@click.argument("ref")
+@click.argument("ref", type=REF)
 def show(ref: str, store: str | None, as_json: bool) -> None:
     """Shows everything about the checkpoint REF: its state section by section, and the run it belongs to."""
     from ckpt_tracker.cli.output import emit_json, emit_pairs

@@ -8,6 +8,7 @@ import click
 
 from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import REF, TAG
 from ckpt_tracker.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
     examples=["ckpt tag mnist@best paper", "ckpt tag mnist paper --delete", "ckpt tag mnist@v7 paper --json"],
     document="ref, tag, before (the reference that had the name, or null), deleted.",
 )
-@click.argument("ref")
-@click.argument("name")
+@click.argument("ref", type=REF)
+@click.argument("name", type=TAG)
 @click.option("--delete", is_flag=True, help="Take the name away instead; REF may be the run.")
 def tag(ref: str, name: str, delete: bool, store: str | None, as_json: bool) -> None:
     """Gives the checkpoint REF a NAME: `RUN@NAME` means it from then on, and retention keeps it.

@@ -6,13 +6,14 @@ import click
 
 from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import REF
 
 
 @command(
     examples=["ckpt unpin mnist@v7", "ckpt unpin mnist@best --json | jq -r .ref"],
     document="ref, pinned (false), changed (it was pinned before).",
 )
-@click.argument("ref")
+@click.argument("ref", type=REF)
 def unpin(ref: str, store: str | None, as_json: bool) -> None:
     """Takes the pin off the checkpoint REF: retention decides about it as about the others."""
     from ckpt_tracker.cli.output import emit_json

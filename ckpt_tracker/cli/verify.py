@@ -11,6 +11,7 @@ from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.documents import FINDING_KEYS
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import RUN
 
 if TYPE_CHECKING:
     from ckpt_tracker.records import Finding, VerifyReport
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         "[the same, of what an earlier repair found lost]; the exit code is 5 where ok is false."
     ),
 )
-@click.argument("run", required=False)
+@click.argument("run", type=RUN, required=False)
 @click.option("--deep", is_flag=True, help="Read every byte, and compare its hash.")
 @click.pass_context
 def verify(ctx: click.Context, run: str | None, deep: bool, store: str | None, as_json: bool) -> None:

@@ -11,6 +11,7 @@ from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.documents import DECISION_KEYS
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import REF
 from ckpt_tracker.errors import CheckpointNotFound, InvalidOption
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     examples=["ckpt why mnist@v3", "ckpt why mnist@best", 'ckpt why mnist@v3 --keep "last:2 best:1:val_acc:max"'],
     document=f"retention (as text), {DECISION_KEYS}.",
 )
-@click.argument("ref")
+@click.argument("ref", type=REF)
 @click.option("--keep", metavar="RETENTION", help="Another retention than the run's own.")
 def why(ref: str, keep: str | None, store: str | None, as_json: bool) -> None:
     """Tells why the checkpoint REF is kept by its run's retention, or by another; of one that is gone, what took it.
