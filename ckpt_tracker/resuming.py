@@ -16,6 +16,7 @@ from ckpt_tracker.disk.formats import versions
 from ckpt_tracker.disk.jsonfile import plain
 from ckpt_tracker.errors import CheckpointGone, CheckpointNotFound, Damaged, InvalidOption, StateMismatch
 from ckpt_tracker.files import manifest as manifests
+from ckpt_tracker.files import run_files
 from ckpt_tracker.records import Monitor, RunRecord
 from ckpt_tracker.run import Run
 from ckpt_tracker.selection import parse
@@ -111,6 +112,8 @@ def mention_interrupted(store: Store) -> None:
         record = run.record
         if not record.unnamed or record.environment.get("script") != script:
             continue
+        if run_files.is_taken(store.layout, run.name):
+            continue  # it still trains
         if not record.finished and store.index.last(run.name) is not None:
             last = run.last()
             _log.warning(

@@ -104,10 +104,14 @@ class RunWriter:
         return record, pending
 
     def close(self, timeout: float | None = None) -> list[str]:
-        """Waits for what is queued, gives the lock back; returns what is not durable after `timeout` seconds."""
+        """Waits for what is queued, and gives the lock back; returns what is not durable after `timeout` seconds, and
+        keeps the lock until that has ended.
+        """
         late = self._writer.close(timeout)
-        self._tell_newest()
-        self._lock.release()
+        if not late:
+            # or another training would be given the versions that are still being written
+            self._tell_newest()
+            self._lock.release()
         return late
 
     def raise_pending(self) -> None:

@@ -19,6 +19,7 @@ from ckpt_tracker.environment import user
 from ckpt_tracker.errors import (
     CheckpointNotFound,
     CkptTrackerError,
+    SaveFailed,
     StoreReadOnly,
 )
 from ckpt_tracker.files import run_files
@@ -28,6 +29,7 @@ from ckpt_tracker.records import CheckpointRecord, Plan, RunRecord, VerifyReport
 from ckpt_tracker.run import Run, check_metrics
 from ckpt_tracker.selection import Reference, check_run_name, nearest
 from ckpt_tracker.selection import parse as parse_reference
+from ckpt_tracker.writer import EXIT_SECONDS, not_durable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -84,11 +86,14 @@ class Store:
         return f"<Store {self.path}>"
 
     def close(self) -> None:
-        """Waits until all that was saved through this store is durable. Raises, once, a save's error."""
+        """Waits until all that was saved through this store is durable. Raises, once, a save's error.
+
+        SaveFailed names what is still being written after EXIT_SECONDS.
+        """
         with contextlib.ExitStack() as stack:
             stack.callback(self.index.close)
             for run in self._runs.values():
-                stack.callback(run.close)
+                stack.callback(_close, run)
 
     @cached_property
     def objects(self) -> ObjectFolder:
@@ -229,9 +234,12 @@ class Store:
         self._check_writable()
         return self.reclaimer.collect(trash_seconds=0.0)
 
-    def free(self) -> int:
-        """Deletes what evicted checkpoints alone needed, where that had to be postponed; returns the bytes freed."""
-        return self.reclaimer.free()
+    def free(self, *, seconds: float = 0.0) -> int:
+        """Deletes what evicted checkpoints alone needed, where that had to be postponed; returns the bytes freed.
+
+        Waits up to `seconds` for saves that are under way; after them it stays postponed.
+        """
+        return self.reclaimer.free(seconds=seconds)
 
     def free_bytes(self) -> int:
         """Room on the store's file system, for this user."""
@@ -327,3 +335,9 @@ class Store:
             known = ["last", "best", *self.run_record(wanted.run).tags, *known]
         text = reference.partition("@")[2]
         return f"{reference!r} matches no checkpoint{nearest(text, known)}"
+
+
+def _close(run: Run) -> None:
+    late = run.close(EXIT_SECONDS)
+    if late:
+        raise SaveFailed(not_durable(late, EXIT_SECONDS))

@@ -31,12 +31,15 @@ from ckpt_tracker.signals import SignalWatch
 from ckpt_tracker.store import Store
 from ckpt_tracker.triggers import Schedule
 from ckpt_tracker.upkeep import Upkeep
-from ckpt_tracker.writer import EXIT_SECONDS
+from ckpt_tracker.writer import EXIT_SECONDS, not_durable
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
     from ckpt_tracker.options import TrackerOptions
+
+_LAST_FREE_SECONDS = 5.0
+"""How long a training's end waits for the saves of others: what it could not free by then is left to a gc."""
 
 
 class Tracker:
@@ -232,13 +235,13 @@ class Tracker:
         try:
             late = run.writer().drain(EXIT_SECONDS)
             if late:
-                raise SaveFailed(f"{', '.join(late)}: not durable, and still being written after {EXIT_SECONDS:g} s")
+                raise SaveFailed(not_durable(late, EXIT_SECONDS))
             self._facing_errors(run.writer().raise_pending)
             if self.options.on_error == "warn" and self._newest is not None and error is None:
                 self._newest.wait()
             if finished:
                 self.store.record_event(run.name, "finish", by=TRACKER)
-            self.store.free()
+            self.store.free(seconds=_LAST_FREE_SECONDS)
         except CkptTrackerError as failed:
             if error is None:
                 raise

@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar, Generic, TypeVar
 
 from ckpt_tracker.errors import CkptTrackerError, SaveFailed, add_note
@@ -21,6 +21,11 @@ _log = logging.getLogger("ckpt_tracker")
 EXIT_SECONDS = 600.0
 """How long the end of a training, or of the interpreter, waits for what is still being written."""
 Result = TypeVar("Result")
+
+
+def not_durable(late: Sequence[str], seconds: float) -> str:
+    """What an error says of saves that have not ended in that time."""
+    return f"{', '.join(late)}: not durable, and still being written after {seconds:g} s"
 
 
 class Pending(Generic[Result]):

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import sys
+import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ _BLOCK = 4096
 _O_DIRECT = getattr(os, "O_DIRECT", 0)
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 _MOST_SIGNED = 1000
+_POLL_SECONDS = 0.01
 
 
 @contextlib.contextmanager
@@ -194,6 +196,14 @@ class FileLock:
         self.held = True
         return True
 
+    def acquire_until(self, moment: float) -> bool:
+        """Takes the lock; False when somebody else holds it still at that moment (of `time.monotonic`)."""
+        while not self.acquire(wait=False):
+            if time.monotonic() >= moment:
+                return False
+            time.sleep(_POLL_SECONDS)
+        return True
+
     @contextlib.contextmanager
     def taken(self) -> Iterator[None]:
         """Held alone while inside; waits for whoever holds it. Raises Damaged for no plain file."""
@@ -268,11 +278,18 @@ class StoreLock:
             lock.release()
 
     @contextlib.contextmanager
-    def sweeping(self, *, wait: bool = True) -> Iterator[bool]:
-        """Alone: no save is under way while inside. With `wait=False`, yields False when others hold the lock."""
+    def sweeping(self, *, wait: bool = True, seconds: float = 0.0) -> Iterator[bool]:
+        """Alone: no save is under way while inside.
+
+        With `wait=False`, yields False when others hold the lock, and go on doing so for `seconds`.
+        """
         turnstile, lock = self._locks()
         try:
-            yield turnstile.acquire(wait=wait) and lock.acquire(wait=wait)
+            if wait:
+                yield turnstile.acquire() and lock.acquire()
+            else:
+                until = time.monotonic() + seconds
+                yield turnstile.acquire_until(until) and lock.acquire_until(until)
         finally:
             lock.release()
             turnstile.release()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ckpt_tracker.disk import fields
-from ckpt_tracker.disk.filesystem import make_folder, naming_full_disk, write_durably
+from ckpt_tracker.disk.filesystem import FileLock, make_folder, naming_full_disk, write_durably
 from ckpt_tracker.disk.formats import FORMAT, read_document, versions
 from ckpt_tracker.disk.jsonfile import plain, seal
 from ckpt_tracker.disk.plain_files import kind_of_file
@@ -31,6 +31,15 @@ def exists(layout: Layout, name: str) -> bool:
         return False
     layout.check_run(name)
     return kind_of_file(_path(layout, name)) is not None
+
+
+def is_taken(layout: Layout, name: str) -> bool:
+    """A training holds the run."""
+    lock = FileLock(layout.run(name) / "lock")
+    try:
+        return not lock.acquire(shared=True, wait=False)
+    finally:
+        lock.release()
 
 
 def start(layout: Layout, name: str, config: Mapping[str, Any], *, unnamed: bool) -> None:

@@ -8,6 +8,7 @@ under other writers, however long its time-out. Connections belong to the thread
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from ckpt_tracker.disk.filesystem import unused_name
+from ckpt_tracker.errors import CkptTrackerError, StoreFull
 from ckpt_tracker.index.rows import (
     checkpoint_from_row,
     checkpoint_row,
@@ -59,6 +61,10 @@ _NO_DAMAGE = (
     *("is locked", "is busy", "is full", "readonly database", "unable to open", "interrupted"),
     *("closed database", "out of memory"),
 )
+
+
+_inherited: list[sqlite3.Connection] = []
+"""Connections of a parent process, kept: to close them here could end what the parent is at."""
 
 
 class Index:
@@ -257,10 +263,25 @@ class Index:
         try:
             return ask(self._connection())
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
-            if any(sign in str(error).lower() for sign in _NO_DAMAGE):
-                raise
+            if not _is_damage(error):
+                raise self._unusable(error) from error
             self._discard(error)
+            return self._again(ask)
+
+    def _again(self, ask: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
+        try:
             return ask(self._connection())
+        except sqlite3.Error as error:
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> CkptTrackerError:
+        """What SQLite says names neither the file nor the way out."""
+        if "is full" in str(error):
+            return StoreFull(errno.ENOSPC, f"no room left for the index {self.path}: free space there; it is a cache")
+        return CkptTrackerError(
+            f"the index {self.path} can't be used: {error}; check its disk and permissions. It is a cache: "
+            "no checkpoint is lost with it"
+        )
 
     def _sound(self, answer: Callable[[], _Answer]) -> _Answer:
         """The same for rows that SQLite reads well, and that can't have been written."""
@@ -357,7 +378,13 @@ def _close(connections: dict[tuple[int, int, int], sqlite3.Connection]) -> None:
     for (process, *_), connection in list(connections.items()):
         if process == os.getpid():
             connection.close()
+        else:
+            _inherited.append(connection)
     connections.clear()
+
+
+def _is_damage(error: Exception) -> bool:
+    return not any(sign in str(error).lower() for sign in _NO_DAMAGE)
 
 
 def _immediate(connection: sqlite3.Connection) -> contextlib.AbstractContextManager[None]:

@@ -68,16 +68,16 @@ class Reclaimer:
             sync_folder(folder)
         return [manifest.record for manifest in weights]
 
-    def free(self) -> int:
+    def free(self, *, seconds: float = 0.0) -> int:
         """Deletes what evicted checkpoints alone needed; returns the bytes freed.
 
-        At once, or with the next call when other saves are under way. While a manifest can't be read nothing is freed:
-        that is said once, and ends no training.
+        At once, or with the next call when other saves are under way, and do not end in `seconds`. While a manifest
+        can't be read nothing is freed: that is said once, and ends no training.
         """
         if not self._postponed:
             return 0
         try:
-            with self._lock.sweeping(wait=False) as alone:
+            with self._lock.sweeping(wait=False, seconds=seconds) as alone:
                 return self._free(self._postponed) if alone else 0
         except CkptTrackerError as error:
             if not self._told:

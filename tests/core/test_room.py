@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import re
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,8 +15,10 @@ import numpy as np
 import pytest
 
 from ckpt_tracker import Store
+from ckpt_tracker import store as stores
 from ckpt_tracker import tracker as trackers
-from ckpt_tracker.errors import SaveFailed, StoreFull
+from ckpt_tracker.disk.filesystem import FileLock
+from ckpt_tracker.errors import RunBusy, SaveFailed, StoreFull
 from ckpt_tracker.tracker import Tracker
 
 SIZE = 300_000
@@ -119,3 +123,38 @@ def test_a_save_that_hangs_does_not_hold_the_end_up_for_ever(path: Path, monkeyp
             else:
                 tracker.close(error=error)
                 assert "b@v1: not durable" in str(error.__notes__)
+
+
+def test_a_run_stays_taken_while_a_save_of_it_hangs(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Closing the store is bounded too; another training would be given the version that is still being written."""
+    monkeypatch.setattr(stores, "EXIT_SECONDS", 0.05)
+    store = Store(path)
+    run = store.run("r")
+    with store.lock.sweeping():  # which a save waits for
+        late = run.save(state(0))
+        with pytest.raises(SaveFailed, match=r"r@v1: not durable, and still being written after 0\.05 s"):
+            store.close()
+        with pytest.raises(RunBusy):
+            Store(path).run("r").writer()
+    late.wait()
+    with Store(path) as again:
+        assert again.run("r").save(state(1)).wait().ref == "r@v2"
+
+
+def test_the_end_of_a_training_frees_what_had_to_wait(path: Path) -> None:
+    """It waits a little for the saves of others: no next save of its own will do it."""
+    tracker = Tracker(path, "r", keep="last:1")
+    tracker.begin()
+    other = tracker.store.lock.writing()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(other)
+        for epoch in range(2):
+            tracker.save(state(epoch), epoch=epoch, step=epoch, metrics=None).wait()
+        assert len(list(tracker.store.objects.names())) == 2
+        closing = threading.Thread(target=tracker.close)
+        closing.start()
+        turnstile = FileLock(tracker.store.layout.locks / "turnstile")
+        while closing.is_alive() and turnstile.acquire(wait=False):
+            turnstile.release()
+    closing.join()
+    assert len(list(tracker.store.objects.names())) == 1

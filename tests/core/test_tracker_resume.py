@@ -212,6 +212,8 @@ assert tracker.begin() is None
 tracker.save({"loop": {"epoch": 0}}, epoch=0, step=1, metrics={})
 tracker.run.checkpoints()
 print(tracker.run.name, flush=True)
+if sys.argv[3] == "wait":
+    input()
 if sys.argv[3] == "finish":
     tracker.close(finished=True)
 elif sys.argv[3] == "break":
@@ -250,6 +252,16 @@ def test_a_finished_run_or_one_of_another_script_is_not_mentioned(start: Callabl
     _unnamed(start, path, "other.py", "die")
     for end in ("finish", "finish"):
         assert _unnamed(start, path, "train.py", end)[1] == ""
+
+
+def test_a_run_that_still_trains_is_not_mentioned(start: Callable[..., Any], path: Path) -> None:
+    """The one before it is, which was interrupted."""
+    name, _ = _unnamed(start, path, "train.py", "die")
+    training = start(UNNAMED, path, "train.py", "wait")
+    training.line()
+    _, said = _unnamed(start, path, "train.py", "finish")
+    assert f"run {name} of this script was interrupted" in said
+    assert said.count("\n") == 1
 
 
 def test_an_unnamed_run_can_be_continued_by_its_name(start: Callable[..., Any], path: Path) -> None:

@@ -135,7 +135,7 @@ def _no_sync_of_what_is_deleted() -> None:
 def no_lock() -> None:
     """Writers and sweep pass each other."""
     filesystem.StoreLock.writing = lambda self: contextlib.nullcontext()
-    filesystem.StoreLock.sweeping = lambda self, wait=True: contextlib.nullcontext(enter_result=True)
+    filesystem.StoreLock.sweeping = lambda self, **how: contextlib.nullcontext(enter_result=True)
 
 
 MUTATIONS = {

@@ -44,7 +44,7 @@ def stop_at(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def no_lock(self: StoreLock, *, wait: bool = True) -> Iterator[bool]:
+def no_lock(self: StoreLock, **how: object) -> Iterator[bool]:
     """What flock is where it does not work."""
     yield True
 
