@@ -198,8 +198,8 @@ def _running() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
-        code, module = frame.f_code, str(frame.f_globals.get("__name__"))
-        ours = module.partition(".")[0] == "ckpt_tracker"
+        code, owner = frame.f_code, str(frame.f_globals.get("__name__"))
+        ours = owner.partition(".")[0] == "ckpt_tracker"
         if code.co_name != "<module>" and not ours and _is_the_scripts_file(code.co_filename):
             yield f"{code.co_name}()", list(frame.f_locals.items())
     for name, module in list(sys.modules.items()):
