@@ -57,7 +57,7 @@ def make_callbacks(lightning, case):
     made = [callbacks.EarlyStopping("val_loss", patience=50)]
     for each in case.get("callbacks", ()):
         name, options = (each, {}) if isinstance(each, str) else each
-        made.append(freezing(callbacks) if name == "Freezing" else getattr(callbacks, name)(**options))
+        made.append(OTHERS[name](callbacks) if name in OTHERS else getattr(callbacks, name)(**options))
     return made
 
 
@@ -72,6 +72,14 @@ def freezing(callbacks):
                 module.net[3].eval()
 
     return Freezing()
+
+
+def accumulating(callbacks):
+    """Two batches to a step from the second epoch on."""
+    return callbacks.GradientAccumulationScheduler({1: 2})
+
+
+OTHERS = {"Freezing": freezing, "Accumulating": accumulating}
 
 
 def fit(lightning, case):

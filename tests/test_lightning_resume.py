@@ -44,6 +44,10 @@ CASES = {
         },
         [2, 3],
     ),
+    "inside an epoch, more batches to a step from there on, an average that decides": (
+        {**WITHIN, "callbacks": ["Accumulating", ["EarlyStopping", {"monitor": "loss_epoch", "patience": 50}]]},
+        [1, 2],
+    ),
     "averaged weights": ({"callbacks": ["EMAWeightAveraging"]}, [3, 1]),
     "inside an epoch, averaged weights": (
         {**WITHIN, "callbacks": ["EMAWeightAveraging"], "trainer": {"accumulate_grad_batches": 2}},
