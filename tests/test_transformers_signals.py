@@ -13,6 +13,7 @@ torch.set_num_threads(1)
 
 BEST = {"metric_for_best_model": "eval_loss"}
 TWO = {"ranks": 2, "args": {"ddp_backend": "gloo"}}
+UNWATCHED = {"tracker": {"monitor": None, "mode": None}}
 # the moment of a signal, the step and the exit status that it leads to, and the training's options
 CASES = {
     "inside an epoch": ({"signal": "SIGTERM", "epoch": 1, "step": 1}, (7, 143), {}),
@@ -26,6 +27,19 @@ CASES = {
         {"signal": "SIGTERM", "epoch": 1, "step": 4},
         (10, 143),
         {"early": [2, 9.0], "args": {**BEST, "lr_scheduler_type": "reduce_lr_on_plateau"}},
+    ),
+    "in an evaluation inside an epoch": (
+        {"signal": "SIGTERM", "epoch": 1, "step": 1, "evaluating": True},
+        (7, 143),
+        {
+            **UNWATCHED,
+            "args": {**BEST, "lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 7},
+        },
+    ),
+    "in an evaluation at an epoch's end": (
+        {"signal": "SIGUSR1", "epoch": 1, "step": 4, "evaluating": True},
+        (10, 138),
+        {"args": {**BEST, "lr_scheduler_type": "reduce_lr_on_plateau"}},
     ),
     "in the last step": ({"signal": "SIGTERM", "epoch": 3, "step": 4}, (20, 143), {}),
     "to one of two processes": ({"signal": "SIGTERM", "epoch": 1, "step": 1, "rank": 1}, (5, 143), TWO),

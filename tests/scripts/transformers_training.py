@@ -1,10 +1,10 @@
 """Trainings with the Trainer of Hugging Face Transformers, to be killed and started again by the tests.
 
 As a script it takes one JSON object a line on its standard input, each a training that runs in a fork of its own:
-{"store": PATH, "seed": N, "stop": {"signal": NAME, "epoch": N, "step": N, "training": N, "rank": N} or null,
-"ranks": PROCESSES, "times": TRAININGS, "args": {TrainingArguments}, "tracker": {its keywords}, "early": [PATIENCE,
-THRESHOLD], "noisy": whether data draw random numbers, "stream": whether they are one, "scaler": whether gradients are
-scaled, "by_folder": whether `train` is given a folder}.
+{"store": PATH, "seed": N, "stop": {"signal": NAME, "epoch": N, "step": N, "training": N, "rank": N, "evaluating":
+whether in the evaluation after that step} or null, "ranks": PROCESSES, "times": TRAININGS, "args": {TrainingArguments},
+"tracker": {its keywords}, "early": [PATIENCE, THRESHOLD], "noisy": whether data draw random numbers, "stream": whether
+they are one, "scaler": whether gradients are scaled, "by_folder": whether `train` is given a folder}.
 It answers each with a line: [exit status, [[epoch, step, reason, digest] of each checkpoint], hash of the last model].
 """
 
@@ -91,11 +91,13 @@ class Net(nn.Module):
 
 
 class Stop(TrainerCallback):
-    """Sends a signal to the process before a step of an epoch of a training; SIGKILL once what was saved is durable."""
+    """Sends a signal to the process before a step of an epoch of a training, or in the evaluation that follows that
+    many; SIGKILL once what was saved is durable.
+    """
 
-    def __init__(self, tracker, *, epoch, step, signal="SIGKILL", training=0, rank=None):
+    def __init__(self, tracker, *, epoch, step, signal="SIGKILL", training=0, rank=None, evaluating=False):
         self.tracker, self.at = tracker, (training, epoch, step)
-        self.signal, self.rank = getattr(signals, signal), rank
+        self.signal, self.rank, self.evaluating = getattr(signals, signal), rank, evaluating
         self.training = self.epoch = self.step = -1
 
     def on_train_begin(self, args, state, control, **_):
@@ -107,6 +109,15 @@ class Stop(TrainerCallback):
 
     def on_step_begin(self, args, state, control, **_):
         self.step += 1
+        if not self.evaluating:
+            self.come(args, state)
+
+    def on_prediction_step(self, args, state, control, **_):
+        if self.evaluating and (self.training, self.epoch, self.step) == self.at:
+            self.come(args, state)
+            self.evaluating = False
+
+    def come(self, args, state):
         if (self.training, self.epoch, self.step) == self.at and self.rank in (None, args.process_index):
             if self.signal == signals.SIGKILL and state.is_world_process_zero:
                 self.tracker.run.writer().drain()
