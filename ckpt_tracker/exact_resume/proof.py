@@ -177,6 +177,10 @@ class _Trial:
         deviation = compare(self._first, saved, ignored=self._ignored).deviation
         if deviation is not None:
             self._not_deterministic(deviation, saved)
+        if {*saved.keys} >= {*self._first.keys}:
+            # it had saved all before it died, so that a restart has nothing to show
+            self.report = replace(self.report, ended_early=self.report.ended_early + 1)
+            return
         since, starts = len(saved.records), len(saved.starts())
         again, saved = self._train(name, "restarted", hash_seed=2 * number + 2)
         resumed = [each["resumed_from"] for each in saved.starts()[starts:] if each.get("resumed_from")]

@@ -59,6 +59,7 @@ class EMA(Kept):
 STORE = Path(os.environ.get("CKPT_TRACKER_TRIAL", "checkpoints"))
 TO_BE_KILLED = STORE.name.startswith("kill") and not any(STORE.glob("runs/*/manifests/*.json"))
 """Not so when it is started again."""
+ASIDE = STORE.with_name(f"{STORE.name}-aside")
 
 
 def wait_for_the_kill():
@@ -78,6 +79,8 @@ def begin():
         raise SystemExit("no GPU here")
     if WRONG == "silent":
         raise SystemExit(0)
+    if WRONG == "late" and TO_BE_KILLED:
+        os.environ["CKPT_TRACKER_TRIAL"] = str(ASIDE)
     name = {"unnamed": None, "renamed": f"toy-{os.getpid()}"}.get(WRONG, "toy")
     tracker = Tracker("checkpoints", name, resume="never" if WRONG == "never" else "auto", keep="last:1")
     resumed = tracker.begin()
@@ -141,7 +144,7 @@ def main():
         for batch in range(4):
             if WRONG == "hangs":
                 signal.pause()
-            if (epoch, batch) == (EPOCHS - 1, 2):
+            if (epoch, batch) == (EPOCHS - 1, 2) and WRONG != "late":
                 if WRONG == "child":
                     child_of_its_own_session()
                 wait_for_the_kill()
@@ -151,6 +154,10 @@ def main():
         saved = {**training.save(), "loop": {"epoch": epoch + 1}}
         tracker.save(saved, epoch=epoch, step=4 * epoch + 4, metrics={"weight": training.weights[0]})
     tracker.close(finished=True)
+    if WRONG == "late" and TO_BE_KILLED:
+        # all at once, so that there is no moment before the last
+        ASIDE.rename(STORE)
+        wait_for_the_kill()
 
 
 if __name__ == "__main__":

@@ -114,9 +114,10 @@ def test_the_last_lines_of_a_script_that_fails_are_shown(ckpt):
     assert "shapes differ" in again.stdout
 
 
-def test_a_training_that_ends_before_the_kill_is_counted(tried):
-    """Where none could be killed, nothing was tried."""
-    code, report = tried("early", "--kill-after", "2")
+@pytest.mark.parametrize("wrong", ["early", "late"])
+def test_a_training_that_ends_before_the_kill_is_counted(tried, wrong):
+    """Where none could be killed before its last checkpoint, nothing was tried."""
+    code, report = tried(wrong, "--kill-after", "2")
     assert (code, report["outcome"], report["ended_early"]) == (13, "not tried", 1)
 
 
