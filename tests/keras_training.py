@@ -25,17 +25,25 @@ from ckpt_tracker.integrations.keras import CheckpointTracker
 
 
 class Interrupt(keras.callbacks.Callback):
-    """Sends a signal to its own process at a batch of an epoch, which is `[epoch, batch]`."""
+    """Sends a signal to its own process at a batch of an epoch, or of its validation, which is `[epoch, batch]`."""
 
-    def __init__(self, tracker, at, number, times):
+    def __init__(self, tracker, at, number, times, *, validating):
         super().__init__()
         self.tracker, self.at, self.number, self.times = tracker, at, number, times
-        self.epoch = None
+        self.epoch, self.validating = None, validating
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
+        if not self.validating:
+            self.come(batch)
+
+    def on_test_batch_end(self, batch, logs=None):
+        if self.validating:
+            self.come(batch)
+
+    def come(self, batch):
         if [self.epoch, batch] == self.at:
             # what was saved is durable: where the resumed training begins does not depend on chance
             self.tracker.run.checkpoints()
@@ -52,7 +60,8 @@ def train(case):
         case["store"], "run", keep="last:99", every=case.get("every", "1 epoch"), overrides=case.get("overrides")
     )
     number = getattr(signal, case.get("signal", "SIGKILL"))
-    interrupt = Interrupt(tracker, case.get("kill"), number, case.get("times", 1))
+    validating = case.get("validating", False)
+    interrupt = Interrupt(tracker, case.get("kill"), number, case.get("times", 1), validating=validating)
     # in front of the tracker, behind it, and without a place of their own
     fit = getattr(keras_scenarios, case["scenario"])(case["seed"], **case.get("options", {}))
     fit(callbacks=[interrupt, tracker], epochs=case.get("epochs", 4), verbose=0)

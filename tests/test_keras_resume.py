@@ -148,11 +148,12 @@ def test_a_signal_saves_before_the_next_batch_and_ends_the_training(trainings, b
     assert whole["digests"].items() <= resumed["digests"].items()
 
 
-def test_a_signal_in_the_last_batch_is_answered_when_the_epoch_ends(trainings, tmp_path):
+@pytest.mark.parametrize("where", [{"kill": [1, 4]}, {"kill": [1, 0], "validating": True}])
+def test_a_signal_after_the_last_batch_is_answered_when_the_epoch_ends(trainings, where, tmp_path):
     """Its checkpoint is the epoch's own, after validation, with the signal as its reason."""
     process, case = trainings("torch"), {"scenario": "arrays"}
     _, whole = process.fit(case, tmp_path / "whole", seed=1)
-    ended, _ = process.fit({**case, "signal": "SIGTERM"}, tmp_path / "cut", seed=1, kill=[1, 4])
+    ended, _ = process.fit({**case, **where, "signal": "SIGTERM"}, tmp_path / "cut", seed=1, kill=where["kill"])
     _, resumed = process.fit(case, tmp_path / "cut", seed=2)
     assert (ended, resumed["reasons"][1]) == (143, "SIGTERM")
     assert resumed["digests"] == whole["digests"]
