@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from ckpt_tracker import choosing
 from ckpt_tracker.checkpoint import Checkpoint
-from ckpt_tracker.errors import CheckpointNotFound, InvalidOption, StoreReadOnly
+from ckpt_tracker.errors import InvalidOption, StoreReadOnly
 from ckpt_tracker.records import CheckpointRecord, Mode, Monitor, Parent, Plan, RunRecord
 from ckpt_tracker.selection import check_monitor, check_tag
 
 if TYPE_CHECKING:
+    from ckpt_tracker.criteria import Tie
     from ckpt_tracker.history import Entry
     from ckpt_tracker.retention import Retention
     from ckpt_tracker.run_writer import AfterSave, Capture, RunWriter
@@ -148,22 +150,35 @@ class Run:
         """The newest. Raises CheckpointNotFound where there is none."""
         return self._store[f"{self.name}@last"]
 
-    def best(self, metric: str | None = None, mode: Mode | None = None) -> Checkpoint:
-        """The best by a metric; by the run's own monitor where none is named, or else by the one named last here.
+    def best(
+        self,
+        metric: str | None = None,
+        mode: Mode | None = None,
+        *,
+        tie: Tie = "first",
+        min_delta: float = 0.0,
+    ) -> Checkpoint:
+        """The best by a metric or an expression over metrics (`ckpt_tracker.criteria` has the grammar); by the run's
+        own monitor where none is named, or else by the one named last here.
 
-        NaN, infinite and missing values never win; of equal ones it is the earlier. Raises CheckpointNotFound where
-        no checkpoint has a finite value, InvalidOption where nothing says what best is.
+        NaN, infinite and missing values never win, nor do weights that hold such. Of equal ones it is the earlier, or
+        with `tie="last"` the later; what is better by `min_delta` or less counts as equal. Raises CheckpointNotFound
+        where no checkpoint can be ranked, InvalidOption where nothing says what best is.
         """
+        choosing.check_terms(tie=tie, min_delta=min_delta)
         named = check_monitor(metric, mode)
         self._named = named or self._named
         monitor = named or self.record.monitor or self._named
         if monitor is None:
             raise InvalidOption(f"run {self.name!r} monitors no metric: name one, best('val_loss', mode='min')")
         self._drain()
-        version = self._store.index.best(self.name, monitor)
-        if version is None:
-            raise CheckpointNotFound(_no_best(self.name, monitor, self._store.index.metric_names(self.name)))
-        return self._store[f"{self.name}@v{version}"]
+        plain = tie == "first" and not min_delta
+        version = self._store.index.best(self.name, monitor) if plain else None
+        if version is not None:
+            return self._store[f"{self.name}@v{version}"]
+        records = self._store.index.checkpoints(self.name)
+        what = f"run {self.name!r}"
+        return self._store.checkpoint(choosing.best_of(records, monitor, what=what, tie=tie, min_delta=min_delta))
 
     def plan(self, keep: Retention | str, *, now: datetime | None = None) -> Plan:
         """What `keep` decides, with reasons. Nothing is deleted; `store.apply(plan)` does that."""
@@ -262,8 +277,3 @@ def _check_sections(state: Any) -> None:
             return
         found = f"sections named {', '.join(map(repr, odd[:5]))}"
     raise InvalidOption(f"a state is a dict of named sections, {{'model': ..., 'optimizer': ...}}; found {found}")
-
-
-def _no_best(run: str, monitor: Monitor, known: list[str]) -> str:
-    there = f"; its metrics are: {', '.join(known)}" if known else "; it has no metrics at all"
-    return f"no checkpoint of {run!r} has a finite {monitor.metric!r}{there}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from ckpt_tracker import choosing
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.disk.filesystem import StoreLock
 from ckpt_tracker.environment import user
@@ -25,15 +26,16 @@ from ckpt_tracker.errors import (
 from ckpt_tracker.files import run_files
 from ckpt_tracker.files.layout import Layout
 from ckpt_tracker.index.database import Index
-from ckpt_tracker.records import CheckpointRecord, Plan, RunRecord, VerifyReport
+from ckpt_tracker.records import CheckpointRecord, Mode, Plan, RunRecord, VerifyReport
 from ckpt_tracker.run import Run, check_metrics
-from ckpt_tracker.selection import Reference, check_run_name, nearest
+from ckpt_tracker.selection import Reference, check_monitor, check_run_name, nearest
 from ckpt_tracker.selection import parse as parse_reference
 from ckpt_tracker.writer import EXIT_SECONDS, not_durable
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ckpt_tracker.criteria import Tie
     from ckpt_tracker.files.object_folder import ObjectFolder
     from ckpt_tracker.inspection.repair import RepairPlan
     from ckpt_tracker.inspection.verification import Progress
@@ -150,6 +152,27 @@ class Store:
             self._raise_damage(run.name, wanted)
             raise CheckpointNotFound(self._missing(reference, wanted))
         return self.checkpoint(record)
+
+    def best(
+        self,
+        metric: str | None = None,
+        mode: Mode | None = None,
+        *,
+        runs: Iterable[str] | None = None,
+        tie: Tie = "first",
+        min_delta: float = 0.0,
+    ) -> Checkpoint:
+        """The best of several runs (all, unless named), as `Run.best` finds it in one: first in the order of time.
+
+        Without a metric it is by what all of them monitor. Raises CheckpointNotFound, InvalidOption.
+        """
+        choosing.check_terms(tie=tie, min_delta=min_delta)
+        chosen = self.runs() if runs is None else [self.find_run(name) for name in dict.fromkeys(runs)]
+        monitor = check_monitor(metric, mode) or choosing.common_monitor(run.record for run in chosen)
+        records = [each.record for run in chosen for each in run.checkpoints()]
+        records.sort(key=lambda record: (record.created_at, record.run, record.version))
+        what = f"the runs {', '.join(run.name for run in chosen)}"
+        return self.checkpoint(choosing.best_of(records, monitor, what=what, tie=tie, min_delta=min_delta))
 
     def checkpoint(self, record: CheckpointRecord) -> Checkpoint:
         """A record as a checkpoint that can be loaded."""

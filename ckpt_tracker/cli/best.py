@@ -1,4 +1,4 @@
-"""`ckpt best`: the best checkpoint of a run."""
+"""`ckpt best`: the best checkpoint of a run, or of several."""
 
 from __future__ import annotations
 
@@ -17,28 +17,71 @@ if TYPE_CHECKING:
 
 
 @command(
-    examples=["ckpt best mnist", "ckpt best mnist --metric val_acc --mode max", "ckpt best mnist --json | jq -r .ref"],
+    examples=[
+        "ckpt best mnist",
+        "ckpt best mnist --metric val_acc --mode max --tie last",
+        'ckpt best mnist --metric "0.7*val_acc - 0.3*log(size_mb)" --mode max',
+        'ckpt best --across-runs --metric "val_f1 where val_loss < 0.4" --mode max',
+        "ckpt best mnist --json | jq -r .ref",
+    ],
     document=f"One checkpoint: {CHECKPOINT_KEYS} (true), monitor {{metric, mode}} (what was asked for).",
 )
-@click.argument("run")
-@click.option("--metric", metavar="M", help="The metric to rank by.  [default: the one that the run monitors]")
+@click.argument("runs", metavar="[RUN]...", nargs=-1)
+@click.option("--across-runs", is_flag=True, help="The best of all RUNs together; of all runs where none is named.")
+@click.option(
+    "--metric", metavar="M", help="A metric or an expression to rank by.  [default: the metric that the run monitors]"
+)
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Whether a lower or a higher value is better.")
-def best(run: str, metric: str | None, mode: str | None, store: str | None, as_json: bool) -> None:
-    """Shows the best checkpoint of RUN, by any metric that it was saved with.
+@click.option(
+    "--tie", type=click.Choice(["first", "last"]), default="first", help="Which of equal ones.  [default: first]"
+)
+@click.option("--min-delta", type=float, default=0.0, metavar="D", help="What is better by D or less counts as equal.")
+def best(
+    runs: tuple[str, ...],
+    across_runs: bool,
+    metric: str | None,
+    mode: str | None,
+    tie: str,
+    min_delta: float,
+    store: str | None,
+    as_json: bool,
+) -> None:
+    """Shows the best checkpoint of RUN, by any metric that it was saved with or that was added later.
 
-    NaN, infinite and missing values never win; of equal ones it is the earlier.
+    NaN, infinite and missing values never win, nor do weights that hold NaN or infinities.
+
+    An expression has metrics, numbers, + - * / ** and parentheses, and abs, exp, log, log10, log2, max, min, sqrt; and
+    behind `where` a condition of comparisons, and, or, not. Besides metrics it knows epoch, step, version, size_mb
+    (what the checkpoint holds) and stored_mb (what it added). A name with other signs than letters, digits, _ and dots
+    stands in backquotes, unless it is alone.
     """
     from ckpt_tracker.cli.checkpoint_table import print_checkpoints
     from ckpt_tracker.cli.documents import checkpoint_document, monitor_document
     from ckpt_tracker.cli.output import emit_json
 
+    if len(runs) != 1 and not across_runs:
+        raise InvalidOption("best is of one RUN, or with --across-runs of several")
     with open_store(store) as opened:
-        monitor = _monitor(opened, run, metric, mode)
-        record = opened.find_run(run).best(monitor.metric, monitor.mode).record
+        terms = {"tie": tie, "min_delta": min_delta}
+        if across_runs:
+            monitor = _common(opened, runs, metric, mode)
+            record = opened.best(monitor.metric, monitor.mode, runs=runs or None, **terms).record  # type: ignore[arg-type]
+        else:
+            monitor = _monitor(opened, runs[0], metric, mode)
+            record = opened.find_run(runs[0]).best(monitor.metric, monitor.mode, **terms).record  # type: ignore[arg-type]
         if as_json:
             emit_json({**checkpoint_document(record, best=True), "monitor": monitor_document(monitor)})
         else:
-            print_checkpoints([record], monitors={run: monitor}, best={run: record.version}, by_ref=True)
+            chosen = {record.run: record.version}
+            print_checkpoints([record], monitors={record.run: monitor}, best=chosen, by_ref=True)
+
+
+def _common(store: Store, runs: tuple[str, ...], metric: str | None, mode: str | None) -> Monitor:
+    from ckpt_tracker.choosing import common_monitor
+    from ckpt_tracker.selection import check_monitor
+
+    records = [store.find_run(name).record for name in runs] or store.index.runs()
+    return check_monitor(metric, mode) or common_monitor(records)
 
 
 def _monitor(store: Store, run: str, metric: str | None, mode: str | None) -> Monitor:

@@ -29,6 +29,13 @@ class Verdict:
     """1 is what the policy would give up last."""
     weights_only: bool = False
     dropped: bool = False
+    unranked: bool = False
+    """It says why the policy could not rank it, and speaks for nothing."""
+
+    @property
+    def keeps(self) -> bool:
+        """It speaks for keeping the checkpoint."""
+        return not (self.dropped or self.unranked)
 
 
 Verdicts = dict[Key, Verdict]
@@ -75,6 +82,10 @@ class Retention(ABC):
         """The same, with `Best` given the run's monitor where it names no metric. Raises InvalidOption without one."""
         return self
 
+    def criteria(self) -> tuple[Monitor, ...]:
+        """What it names to judge by."""
+        return ()
+
     def capped(self, size: int | str) -> Retention:
         """The same within a budget (`"20GB"`, or bytes): what exceeds it is dropped, the least valuable first."""
         return Capped(self, parse_size(size))
@@ -108,6 +119,9 @@ class Union(Retention):
     def weights_only(self) -> Retention:
         return Union(tuple(part.weights_only() for part in self.parts))
 
+    def criteria(self) -> tuple[Monitor, ...]:
+        return tuple(each for part in self.parts for each in part.criteria())
+
     def __str__(self) -> str:
         return " ".join(f"({part})" if isinstance(part, Capped) else str(part) for part in self.parts)
 
@@ -132,7 +146,7 @@ class Capped(Retention):
         dropped = self._dropped(_merged(found), history)
         told: Verdicts = {}
         for number, key in enumerate(reversed(dropped), start=1):
-            reasons = dict.fromkeys(each[key].reason for each in found if key in each and not each[key].dropped)
+            reasons = dict.fromkeys(each[key].reason for each in found if key in each and each[key].keeps)
             told[key] = Verdict(f"dropped-{number} cap:{self._size} ({', '.join(reasons)})", number, dropped=True)
         return [*({key: verdict for key, verdict in each.items() if key not in told} for each in found), told]
 
@@ -141,6 +155,9 @@ class Capped(Retention):
 
     def weights_only(self) -> Retention:
         return replace(self, keep=self.keep.weights_only())
+
+    def criteria(self) -> tuple[Monitor, ...]:
+        return self.keep.criteria()
 
     def __str__(self) -> str:
         keep = f"({self.keep})" if isinstance(self.keep, Capped) else str(self.keep)
@@ -171,12 +188,20 @@ class Policy(Retention):
     ) -> Iterable[tuple[CheckpointRecord, str]]:
         """What it keeps of one run's `records` (oldest first) and why, the most valuable first."""
 
+    def unranked(
+        self, records: Sequence[CheckpointRecord], *, monitor: Monitor | None
+    ) -> Iterable[tuple[CheckpointRecord, str]]:
+        """What it could not rank among one run's `records`, and why."""
+        return ()
+
     def verdicts(self, history: History) -> list[Verdicts]:
         found: Verdicts = {}
         for run, records in history.by_run():
             kept = self.ranked(records, now=history.now, monitor=history.monitors.get(run))
             for rank, (record, reason) in enumerate(kept, start=1):
                 found[run, record.version] = Verdict(reason, rank)
+            for record, reason in self.unranked(records, monitor=history.monitors.get(run)):
+                found.setdefault((run, record.version), Verdict(reason, len(records), unranked=True))
         return [found]
 
     def weights_only(self) -> Retention:
@@ -196,6 +221,9 @@ class WeightsOnly(Retention):
     def bound_to(self, monitor: Monitor | None) -> Retention:
         return self.policy.bound_to(monitor).weights_only()
 
+    def criteria(self) -> tuple[Monitor, ...]:
+        return self.policy.criteria()
+
     def weights_only(self) -> Retention:
         return self
 
@@ -208,7 +236,7 @@ def _merged(found: Iterable[Verdicts]) -> Verdicts:
     merged: Verdicts = {}
     for verdicts in found:
         for key, verdict in verdicts.items():
-            if not verdict.dropped:
+            if verdict.keeps:
                 other = merged.get(key, verdict)
                 weights_only = verdict.weights_only and other.weights_only
                 merged[key] = Verdict(verdict.reason, min(verdict.rank, other.rank), weights_only)

@@ -15,7 +15,8 @@ from ckpt_tracker.retention.policies import Best, Every, Last, Period, Tagged, W
 
 _FORMS = (
     "expected last:N, best:N, best:N:METRIC:min|max, every:Nepochs, every:Nsteps, within:Nhours, "
-    "within:Ndays[:hour|day|week] or tagged, each also with :weights; and cap:SIZE for all of them"
+    "within:Ndays[:hour|day|week] or tagged, each also with :weights; and cap:SIZE for all of them; "
+    "METRIC may be an expression, and what holds a space stands in quotes"
 )
 
 
@@ -48,12 +49,13 @@ def decide(
 
 
 def _decision(record: CheckpointRecord, verdicts: Sequence[Verdict], always: str | None) -> Decision:
-    kept = [verdict for verdict in verdicts if not verdict.dropped]
-    reasons = list(dict.fromkeys([*(verdict.reason for verdict in kept), *([always] if always else [])]))
+    kept = [verdict for verdict in verdicts if verdict.keeps]
+    reasons = [*(verdict.reason for verdict in kept), *([always] if always else [])]
     if not reasons:
         return Decision(record, keep=False, reasons=tuple(dict.fromkeys(verdict.reason for verdict in verdicts)))
     weights_only = always is None and record.strippable and all(verdict.weights_only for verdict in kept)
-    return Decision(record, keep=True, reasons=tuple(reasons), weights_only=weights_only)
+    reasons += [verdict.reason for verdict in verdicts if verdict.unranked]
+    return Decision(record, keep=True, reasons=tuple(dict.fromkeys(reasons)), weights_only=weights_only)
 
 
 def checked(keep: Retention | str) -> Retention:

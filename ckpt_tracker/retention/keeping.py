@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from ckpt_tracker.criteria import Scorer
 from ckpt_tracker.disk import fields, formats
 from ckpt_tracker.disk.filesystem import FileLock
 from ckpt_tracker.environment import user
@@ -45,10 +46,15 @@ def alone(store: Store) -> Iterator[None]:
 
 
 def plan(store: Store, keep: Retention | str, *, runs: Iterable[str] | None, now: datetime | None) -> Plan:
-    """What `keep` decides for the runs."""
+    """What `keep` decides for the runs. Raises InvalidOption where it names a metric that none of them has."""
     policy = checked(keep)
     names = [run.name for run in store.index.runs()] if runs is None else list(dict.fromkeys(runs))
     records = [record for name in names for record in store.index.checkpoints(name)]
+    for criterion in policy.criteria():
+        scorer = Scorer(criterion, records)
+        if scorer.known and scorer.unknown:
+            # a misspelt name must not make a person throw the best away
+            raise InvalidOption(f"{policy}: {scorer.unknown_text}")
     decisions = decide(
         policy,
         records,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Literal
 
+from ckpt_tracker.criteria import Scorer, parse, quoted, ranking
 from ckpt_tracker.errors import InvalidOption
 from ckpt_tracker.records import CheckpointRecord, Mode, Monitor
 from ckpt_tracker.retention.combining import Policy, Retention
@@ -38,10 +38,12 @@ class Last(Policy):
 
 @dataclass(frozen=True)
 class Best(Policy):
-    """The best `count` checkpoints by a metric (a run's own, where none is named); of equal ones the earlier.
+    """The best `count` checkpoints by a metric or an expression (see `ckpt_tracker.criteria`), or by the run's own
+    metric where none is named; of equal ones the earlier.
 
-    NaN and infinities never win. Checkpoints that lack the metric might be the best: the newest `count` of them are
-    kept as `not ranked`, so that a misspelt metric neither fills the disk nor empties it.
+    NaN and infinities never win, be they the metric or in the weights. Checkpoints that lack the metric might be the
+    best: the newest `count` of them are kept as `not ranked`, so that a misspelt metric neither fills the disk nor
+    empties it.
     """
 
     count: int
@@ -50,30 +52,37 @@ class Best(Policy):
 
     def __post_init__(self) -> None:
         _check_count("Best", self.count)
-        if self.metric is not None and not str(self.metric).strip():
-            raise InvalidOption(f"Best ranks by the name of a metric, found {self.metric!r}")
         check_monitor(self.metric, self.mode)
+        if self.metric is not None:
+            parse(str(self.metric))
 
     def bound_to(self, monitor: Monitor | None) -> Retention:
+        if self.metric is not None:
+            return self
         named = self._monitor(monitor, run=None)
         return Best(self.count, named.metric, named.mode)
 
+    def criteria(self) -> tuple[Monitor, ...]:
+        return () if self.metric is None else (self._monitor(None, run=None),)
+
     def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Kept:
-        if not records:
-            return []
-        named = self._monitor(monitor, run=records[0].run)
-        values = {record.version: record.metrics.get(named.metric) for record in records}
-        finite = {version: value for version, value in values.items() if value is not None and math.isfinite(value)}
-        sign = 1 if named.mode == "min" else -1
-        ranked = sorted(finite, key=lambda version: (sign * finite[version], version))
-        best = {
-            version: f"best-{rank} {named.metric}={finite[version]:.6g}"
-            for rank, version in enumerate(ranked[: self.count], start=1)
-        }
-        unranked = [version for version in reversed(values) if values[version] is None]
-        by_version = {record.version: record for record in records}
-        reasons = {**best, **dict.fromkeys(unranked[: self.count], "not ranked")}
-        return [(by_version[version], reason) for version, reason in reasons.items()]
+        scorer = self._scorer(records, monitor)
+        if scorer is None:
+            return
+        scores = scorer.scores()
+        for rank, each in enumerate(ranking(scores, scorer.monitor)[: self.count], start=1):
+            yield each.record, f"best-{rank} {scorer.criterion.label}={each.value:.6g}"
+        for each in [each for each in reversed(scores) if each.missing][: self.count]:
+            yield each.record, f"not ranked: {each.unranked}"
+
+    def unranked(self, records: Sequence[CheckpointRecord], *, monitor: Monitor | None) -> Kept:
+        scorer = self._scorer(records, monitor)
+        for each in scorer.scores() if scorer else ():
+            if each.unranked:
+                yield each.record, f"not ranked: {each.unranked}"
+
+    def _scorer(self, records: Sequence[CheckpointRecord], monitor: Monitor | None) -> Scorer | None:
+        return Scorer(self._monitor(monitor, run=records[0].run), records) if records else None
 
     def __str__(self) -> str:
         if self.metric is None:
@@ -88,7 +97,7 @@ class Best(Policy):
                 f"Best({self.count}) names no metric and {f'run {run!r}' if run else 'the run'} monitors none: "
                 f'write Best({self.count}, "val_loss", mode="min"), or best:{self.count}:val_loss:min'
             )
-        return monitor
+        return Monitor(quoted(monitor.metric), monitor.mode)
 
 
 @dataclass(frozen=True)

@@ -82,7 +82,7 @@ UNKNOWN = {
     "mnist@papre": r"matches no checkpoint; did you mean 'paper'\?",
     "mnist@v" + "9" * 30: r"matches no checkpoint",
     "mnist@v0": r"matches no checkpoint",
-    "mnist@best:val_los:min": r"has a finite 'val_los'; its metrics are: val_loss",
+    "mnist@best:val_los:min": r"no metric 'val_los'; did you mean 'val_loss'\? \(in run 'mnist'\)",
 }
 
 

@@ -151,7 +151,7 @@ def test_decisions_carry_every_reason() -> None:
 def test_an_unranked_checkpoint_says_so() -> None:
     """It might be the best; nobody knows."""
     (decision,) = decide(Best(1, "loss", MIN), _records([None]), now=NOW)
-    assert (decision.keep, decision.reasons) == (True, ("not ranked",))
+    assert (decision.keep, decision.reasons) == (True, ("not ranked: no loss",))
 
 
 def test_decisions_are_oldest_first_and_leave_the_records_alone() -> None:

@@ -172,7 +172,7 @@ def test_best_says_which_metrics_there_are(ckpt, mnist):
     """A metric that no checkpoint has is exit code 3."""
     result = ckpt("best", "mnist", "--metric", "loss", "--mode", "min", "--store", mnist)
     assert result.exit_code == 3
-    assert "its metrics are: acc, val_loss" in result.stderr
+    assert "no metric 'loss'; did you mean 'val_loss'? (in run 'mnist')" in result.stderr
 
 
 def test_show_has_everything(ckpt, mnist):

@@ -1,0 +1,111 @@
+"""Which checkpoint is best by a criterion, over records alone; and why one is not ranked at all."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ckpt_tracker.criteria.expression import Criterion, Name
+from ckpt_tracker.criteria.parsing import PLAIN_NAME, parse
+from ckpt_tracker.records import CheckpointRecord, Monitor
+from ckpt_tracker.selection import nearest
+
+Tie = Literal["first", "last"]
+_ODD = {math.inf: "Inf", -math.inf: "-Inf"}
+OWN_NAMES = ("epoch", "step", "version", "size_mb", "stored_mb")
+"""What is known of a checkpoint itself: `size_mb` is what it holds, `stored_mb` what it added (millions of bytes)."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a criterion says of a checkpoint."""
+
+    record: CheckpointRecord
+    value: float = math.nan
+    unranked: str = ""
+    """Why it can't be best; empty where it has a finite value."""
+    missing: bool = False
+    """It lacks a metric: it might be the best, nobody knows."""
+
+
+class Scorer:
+    """A criterion, applied to the checkpoints of one run or several: which names are metrics depends on them."""
+
+    def __init__(self, monitor: Monitor, records: Iterable[CheckpointRecord]) -> None:
+        self.records = list(records)
+        self.known = frozenset(name for record in self.records for name in record.metrics)
+        self.monitor = monitor
+        text = monitor.metric
+        self.criterion = Criterion(text, Name(text)) if text in self.known else parse(text)
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        """The names that no checkpoint has."""
+        return tuple(name for name in self.criterion.names if name not in self.known and name not in OWN_NAMES)
+
+    @property
+    def unknown_text(self) -> str:
+        """`no metric 'val_los'; did you mean 'val_loss'?`; empty where all names are known."""
+        if not self.unknown:
+            return ""
+        text, known = self.criterion.text, sorted(self.known)
+        meant = PLAIN_NAME.fullmatch(text) and difflib.get_close_matches(text, known, n=1)
+        name = text if meant else self.unknown[0]
+        return f"no metric {name!r}{nearest(name, known)}"
+
+    def scores(self) -> list[Score]:
+        """Of each record, in their order."""
+        return [self._score(record) for record in self.records]
+
+    def _score(self, record: CheckpointRecord) -> Score:
+        text = self.criterion.label
+        values = self._values(record)
+        absent = [name for name in self.criterion.names if name not in values]
+        if record.weights_problem:
+            return Score(record, unranked=record.weights_problem)
+        if absent:
+            return Score(record, unranked=f"no {', '.join(absent)}", missing=True)
+        try:
+            if self.criterion.where is not None and not self.criterion.where.holds(values):
+                return Score(record, unranked=f"{text.partition('where')[2].strip()} does not hold")
+            value = float(self.criterion.expression.evaluate(values))
+        except (ArithmeticError, ValueError) as error:
+            return Score(record, unranked=f"{text} has no value: {error}")
+        if not math.isfinite(value):
+            return Score(record, unranked=f"{text} is {_ODD.get(value, 'NaN')}")
+        return Score(record, value)
+
+    def _values(self, record: CheckpointRecord) -> dict[str, float]:
+        own = {
+            "epoch": record.epoch,
+            "step": record.step,
+            "version": record.version,
+            "size_mb": record.nbytes / 1e6,
+            "stored_mb": record.stored_bytes / 1e6,
+        }
+        known = {name: value for name, value in own.items() if value is not None and name not in self.known}
+        return {**known, **record.metrics}
+
+
+def ranking(scores: Iterable[Score], monitor: Monitor) -> list[Score]:
+    """Those that have a value, the best first; of equal ones the earlier first."""
+    sign = 1 if monitor.mode == "min" else -1
+    return sorted((each for each in scores if not each.unranked), key=lambda each: sign * each.value)
+
+
+def winner(scores: Sequence[Score], monitor: Monitor, *, tie: Tie = "first", min_delta: float = 0.0) -> Score | None:
+    """The best of those that have a value, given in the order of time.
+
+    They are gone through from the first, or with `tie="last"` from the last: another one is better only where it
+    is so by more than `min_delta`, which is what trainings that stop early mean by it (Keras' and Lightning's
+    EarlyStopping).
+    """
+    sign = 1 if monitor.mode == "min" else -1
+    best: Score | None = None
+    for each in scores if tie == "first" else reversed(scores):
+        if not each.unranked and (best is None or sign * each.value < sign * best.value - min_delta):
+            best = each
+    return best
