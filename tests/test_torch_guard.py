@@ -46,6 +46,7 @@ def test_a_checkpoint_knows_its_data(store):
 
     assert store["run@last"].context == {
         "world_size": 1,
+        "hyperparameters": store["run@last"].context["hyperparameters"],
         "data": {
             **{"length": 12, "batch_size": 2, "drop_last": False, "num_workers": 0},
             **{"sampler": "BatchSampler, RandomSampler", "dataset": "TensorDataset"},
@@ -124,6 +125,77 @@ def test_batches_that_come_out_otherwise_are_noticed(store):
         go_on(store, data)
 
 
+# -- hyperparameters -------------------------------------------------------------------------------------------
+
+
+def with_schedule(name="StepLR", *, schedule=None, **options):
+    """A model, its optimizer, and a scheduler."""
+    objects = parts(**options)
+    kind = getattr(torch.optim.lr_scheduler, name)
+    return {**objects, "scheduler": kind(objects["optimizer"], **(schedule or {"step_size": 1}))}
+
+
+def resume(store, objects):
+    """A training of these objects begins, or goes on."""
+    with CheckpointTracker(store, "run", **objects) as tracker:
+        for _ in tracker.epochs(1):
+            step(objects["model"], objects["optimizer"])
+
+
+@pytest.mark.parametrize(
+    ("now", "told"),
+    [
+        (with_schedule(lr=0.2), "hyperparameters.optimizer.initial_lr: 0.1 before, 0.2 now"),
+        (with_schedule(weight_decay=0.5), "hyperparameters.optimizer.weight_decay: 0 before, 0.5 now"),
+        (with_schedule(schedule={"step_size": 3}), "hyperparameters.scheduler.step_size: 1 before, 3 now"),
+        (
+            with_schedule("ExponentialLR", schedule={"gamma": 0.1}),
+            "hyperparameters.scheduler.class: StepLR before, ExponentialLR now",
+        ),
+    ],
+    ids=["lr", "weight decay", "a scheduler's", "scheduler"],
+)
+def test_hyperparameters_that_the_script_has_changed_are_told_of(now, told, store, caplog):
+    """For the checkpoint's are brought back, and the change would have no effect."""
+    resume(store, with_schedule())
+
+    with caplog.at_level(logging.WARNING):
+        resume(store, now)
+
+    assert told in caplog.text
+    assert "overrides={'lr': ...} sets others" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: with_schedule("OneCycleLR", schedule={"max_lr": 0.5, "total_steps": 9}, momentum=0.9),
+        lambda: with_schedule("ReduceLROnPlateau", schedule={"patience": 0}, optimizer=torch.optim.Adam),
+        lambda: with_schedule("LambdaLR", schedule={"lr_lambda": lambda epoch: 0.9**epoch}, lr=torch.tensor(0.1)),
+    ],
+    ids=["one cycle", "plateau", "tensor"],
+)
+def test_the_same_hyperparameters_are_no_change(build, store, caplog):
+    """Also where a schedule has moved them meanwhile."""
+    resume(store, build())
+
+    with caplog.at_level(logging.WARNING):
+        resume(store, build())
+
+    assert "hyperparameters" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("before", "now"), [(torch.optim.Adam, torch.optim.SGD), (torch.optim.SGD, torch.optim.RMSprop)]
+)
+def test_another_optimizer_is_refused(before, now, store):
+    """torch itself takes any optimizer's state, and fails in the next step."""
+    resume(store, parts(optimizer=before))
+
+    with pytest.raises(StateMismatch, match=f"optimizer is a {now.__name__}, and the checkpoint holds no "):
+        resume(store, parts(optimizer=now))
+
+
 # -- overrides -------------------------------------------------------------------------------------------------
 
 
@@ -165,6 +237,17 @@ def test_an_override_goes_through_the_schedule(store):
 
     assert objects["scheduler"].get_last_lr() == [0.25]
     assert store["run@last"].parents[0].overrides == {"lr": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("lr", "fast"), ("lr", -1), ("lr", None), ("lr", float("nan")), ("betas", 3), ("betas", [0.9])]
+)
+def test_an_override_that_is_none_is_refused(name, value, store):
+    """The message shows what is expected, before the optimizer stumbles over it."""
+    resume(store, parts(optimizer=torch.optim.Adam))
+
+    with pytest.raises(InvalidOption, match=rf"overrides={{'{name}': .*}}: expected something like [0(]"):
+        CheckpointTracker(store, "run", overrides={name: value}, **parts(optimizer=torch.optim.Adam))
 
 
 def test_an_override_of_nothing_is_refused(store):

@@ -98,7 +98,7 @@ def test_a_finished_run_trains_nothing_more_and_says_so(store, caplog):
     done, last = train(store)
 
     assert done == []
-    assert (last.version, "nothing to train" in caplog.text) == (3, True)
+    assert (last.version, "epochs are done, nothing to train" in caplog.text) == (3, True)
 
 
 def test_more_epochs_go_on_from_the_finished_ones(store):

@@ -90,7 +90,7 @@ class LoopTracker(TrackerCallback):
         """
         training = self._training
         if training.epoch >= count and training.ranks.first:
-            _log.warning("run %s has its %d epochs: nothing to train", self.run.name, count)
+            _log.warning("run %s: %d of %d epochs are done, nothing to train", self.run.name, training.epoch, count)
         while training.epoch < count:
             epoch = training.epoch
             self._turning = True

@@ -6,18 +6,21 @@ on, so that nothing done in between, such as the head of an epoch that is gone t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
 from ckpt_tracker import guard
 from ckpt_tracker.errors import InvalidOption
 from ckpt_tracker.integrations._loop.forgotten import Forgotten
+from ckpt_tracker.integrations._loop.hyperparameters import describe as hyperparameters
 from ckpt_tracker.integrations._loop.parts import Parts
 from ckpt_tracker.integrations._loop.ranks import Decisions, Ranks
 from ckpt_tracker.integrations._shared import loader as _loader
 from ckpt_tracker.integrations._shared.position import Position, is_inside
 from ckpt_tracker.tracker import Tracker
 
+_log = logging.getLogger("ckpt_tracker")
 # what may not change while a position inside an epoch is to be found
 _FIXED = ("length", "batch_size", "drop_last", "sampler", "loader", "batches")
 
@@ -35,7 +38,8 @@ class Training:
         self.ranks = Ranks()
         self.decisions = Decisions(tracker, self.ranks)
         self.position = Position(self.parts.generators, say=self.say)
-        self._facts = {"world_size": self.ranks.count, **facts}
+        given = hyperparameters(self.parts.optimizers, self.parts.schedulers)
+        self._facts = {"world_size": self.ranks.count, **({"hyperparameters": given} if given else {}), **facts}
         self._forgotten = Forgotten(self.parts, say=self.say)
         self._state: Mapping[str, Any] | None = None
         self._was: Mapping[str, Any] = {}
@@ -131,8 +135,11 @@ class Training:
         self._state = None
 
     def _show(self, found: tuple[guard.Change, ...]) -> None:
-        if self.ranks.first and self.tracker.resumed_from is not None:
-            guard.show(found, ref=self.tracker.resumed_from.ref)
+        if not self.ranks.first or self.tracker.resumed_from is None:
+            return
+        guard.show(found, ref=self.tracker.resumed_from.ref)
+        if guard.among(found, "hyperparameters"):
+            _log.warning("they go on with the checkpoint's hyperparameters: overrides={'lr': ...} sets others")
 
     # -- in the loop -----------------------------------------------------------------------------------------
 

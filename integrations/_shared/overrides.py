@@ -6,6 +6,7 @@ as if the training had begun with it. Any other name is a member of the optimize
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,18 +17,38 @@ _SCHEDULED_RATES = ("base_lrs", "max_lrs", "_last_lr")
 
 
 def apply(optimizers: Iterable[Any], schedulers: Iterable[Any], overrides: Mapping[str, Any]) -> None:
-    """Sets `overrides` in torch's optimizers and schedulers. Raises InvalidOption for what none of them has."""
+    """Sets `overrides` in torch's optimizers and schedulers. Raises InvalidOption for what none has, or can't be."""
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     known = sorted({str(name) for group in groups for name in group} - {"params"})
     for name, value in overrides.items():
         if name not in known:
             raise InvalidOption(f"overrides={{{name!r}: ...}}: the optimizers have {', '.join(known) or 'none'}")
+        for group in groups:
+            _check(name, value, group.get(name, value))
         if name == "lr":
             _scale(groups, list(schedulers), value)
         else:
             for group in groups:
                 if name in group:
                     group[name] = _like(group[name], value)
+
+
+def _check(name: str, value: Any, old: Any) -> None:
+    """Raises InvalidOption for a value that the optimizer would stumble over at its next step."""
+    if isinstance(old, tuple):
+        fits = isinstance(value, (tuple, list)) and len(value) == len(old) and all(map(_is_number, value))
+    else:
+        fits = _is_number(value) or not (_is_number(old) or hasattr(old, "copy_"))
+    if not fits or (name == "lr" and value < 0):
+        raise InvalidOption(f"overrides={{{name!r}: {value!r}}}: expected something like {_shown(old)}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    return repr(value.tolist() if hasattr(value, "tolist") else value)
 
 
 def _scale(groups: list[dict[str, Any]], schedulers: list[Any], rate: float) -> None:

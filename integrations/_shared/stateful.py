@@ -113,7 +113,20 @@ def _put_one(value: Any, state: Any, *, name: str) -> None:
     except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
         raise StateMismatch(f"{name} ({type(target).__qualname__}) does not fit the checkpoint: {error}") from error
     if hasattr(target, "param_groups") and {"state", "param_groups"} <= set(state):
+        _check_groups(target, name=name)
         _keep_types(target, state)
+
+
+def _check_groups(optimizer: Any, *, name: str) -> None:
+    """torch takes the state of any optimizer for that of any other, which then fails at its first step."""
+    defaults = getattr(optimizer, "defaults", {})
+    missing = sorted({str(key) for group in optimizer.param_groups for key in defaults if key not in group})
+    if missing:
+        raise StateMismatch(
+            f"{name} is a {type(optimizer).__qualname__}, and the checkpoint holds no {', '.join(missing)}, so it was "
+            "saved with another optimizer: use that one, or start anew with another run name or resume='never', from "
+            "the weights alone if you like (checkpoint.load('model'))"
+        )
 
 
 def _keep_types(optimizer: Any, saved: Mapping[str, Any]) -> None:
