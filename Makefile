@@ -58,7 +58,7 @@ $(BENCH)/.has-peers: $(INPUTS) | $(BENCH)/bin/python
 	touch $@
 
 $(CORE)/.has-core: $(INPUTS) | $(CORE)/bin/python
-	$(CORE)/bin/python $(INSTALL) -e . hypothesis pytest pytest-xdist
+	$(CORE)/bin/python $(INSTALL) -e '.[compact]' hypothesis pytest pytest-xdist
 	touch $@
 
 $(VENV)/bin/python $(CORE)/bin/python $(BENCH)/bin/python:

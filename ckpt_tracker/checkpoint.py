@@ -130,7 +130,7 @@ class Checkpoint:
 
     @property
     def stored_bytes(self) -> int:
-        """Bytes that it added to the store; what it shares with earlier checkpoints is not in it."""
+        """Bytes that it added to the store when it was saved; what it shares with earlier checkpoints is not in it."""
         return self.record.stored_bytes
 
     @property

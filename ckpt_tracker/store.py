@@ -35,6 +35,8 @@ from ckpt_tracker.writer import EXIT_SECONDS, not_durable
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+    from ckpt_tracker.compaction.apply import Compaction
+    from ckpt_tracker.compaction.plan import CompactionPlan
     from ckpt_tracker.criteria import Tie
     from ckpt_tracker.files.object_folder import ObjectFolder
     from ckpt_tracker.inspection.repair import RepairPlan
@@ -281,6 +283,37 @@ class Store:
     def make_room(self) -> int:
         """What a full disk asks for: deletes all trash, and what no checkpoint needs; returns the bytes freed."""
         return self.reclaimer.collect(trash_seconds=0.0, wait=False)
+
+    def plan_compaction(self, *, runs: Iterable[str] | None = None, progress: Progress | None = None) -> CompactionPlan:
+        """Which objects of these runs (of all, unless named) would take less room encoded, and about how much less.
+
+        Reads the manifests, and one block of each object. Changes nothing. Raises MissingExtra without zstandard.
+        """
+        from ckpt_tracker.compaction.plan import Planner
+
+        planner = Planner(self.layout, self.objects, named=self.reclaimer.named())
+        return planner.plan(self.layout.run_names() if runs is None else runs, progress=progress)
+
+    def compact(
+        self,
+        plan: CompactionPlan | None = None,
+        *,
+        runs: Iterable[str] | None = None,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Compaction:
+        """Encodes objects losslessly, so that they take less room; by a plan, or by one made now.
+
+        Beside a training it only holds saves up for as long as some files are deleted. `threads`: half of the cores,
+        unless said. From then on earlier versions of ckpt_tracker refuse the store. Raises MissingExtra, StoreFull,
+        StoreReadOnly; whatever ends it, what was done by then is whole.
+        """
+        from ckpt_tracker.compaction.apply import Compactor
+
+        self._check_writable()
+        wanted = self.plan_compaction(runs=runs) if plan is None else plan
+        compactor = Compactor(self.layout, self.objects, self.lock, release=self.reclaimer.release)
+        return compactor.apply(wanted, threads=threads or max(1, (os.cpu_count() or 1) // 2), progress=progress)
 
     def verify(
         self, *, deep: bool = False, runs: Iterable[str] | None = None, progress: Progress | None = None

@@ -15,7 +15,7 @@ from ckpt_tracker.errors import CkptTrackerError, StoreFull
 
 COMMANDS = (
     *("runs", "ls", "show", "best", "why", "diff", "du", "watch", "log", "metrics"),
-    *("tag", "pin", "unpin", "prune", "rm", "trash", "undo", "gc"),
+    *("tag", "pin", "unpin", "prune", "rm", "trash", "undo", "gc", "compact"),
     *("export", "verify", "verify-resume", "repair", "demo"),
 )
 INTERRUPTED = 130

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -25,20 +25,8 @@ from ckpt_tracker.errors import Damaged
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from ckpt_tracker.encoding.source import Source
     from ckpt_tracker.state.tensors import Bytes
-
-
-class Source(Protocol):
-    """Where the raw bytes of an object come from: its own file, or an encoded one."""
-
-    nbytes: int
-    """Of the object, raw."""
-
-    def read_into(self, target: Bytes, offset: int) -> None:
-        """Fills `target` with the bytes from `offset` on, which there must be. Raises Damaged."""
-
-    def close(self) -> None:
-        """Gives its descriptors back."""
 
 
 class EncodedSource:

@@ -56,11 +56,11 @@ class EncodedFolder(FanFolder):
 
     def open(self, name: str) -> EncodedSource | None:
         """The object's source, without its base; None where there is none. Raises Damaged, FormatTooNew."""
-        return self._open(self.path(name), name)
+        return self.open_at(self.path(name), name)
 
     def open_quarantined(self, name: str) -> EncodedSource | None:
         """The same of what a repair has moved away."""
-        return None if self._quarantine is None else self._open(self._quarantine.path(name), name)
+        return None if self._quarantine is None else self.open_at(self._quarantine.path(name), name)
 
     def quarantined_bases(self) -> dict[str, str]:
         """Which base each file in quarantine needs, as far as they can be read."""
@@ -78,7 +78,8 @@ class EncodedFolder(FanFolder):
         """What was decoded may be damaged."""
         self._blocks.clear()
 
-    def _open(self, path: Path, name: str) -> EncodedSource | None:
+    def open_at(self, path: Path, name: str) -> EncodedSource | None:
+        """The same of an encoded file at another place."""
         from ckpt_tracker.encoding.decoder import EncodedSource
 
         try:

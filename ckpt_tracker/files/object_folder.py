@@ -23,14 +23,16 @@ from ckpt_tracker.files.fans import FanFolder
 from ckpt_tracker.records import Piece, TensorEntry
 
 if TYPE_CHECKING:
-    from ckpt_tracker.encoding.decoder import EncodedSource, Source
+    from ckpt_tracker.encoding.decoder import EncodedSource
     from ckpt_tracker.encoding.header import Header
+    from ckpt_tracker.encoding.source import Source
     from ckpt_tracker.state.tensors import Bytes
 
 _UNLOCKED = ("events.", "encoded.")
 """Scratch files that are written without the store's lock."""
 _SCRATCH_SECONDS = 600.0
 _CHUNK = 4 * 2**20
+_FEW = 256
 
 
 class _NoBase(Exception):
@@ -120,7 +122,7 @@ class ObjectFolder:
         wanted = frozenset(names)
         bases = self.encoded.quarantined_bases()
         needed = {bases[name] for name in wanted & bases.keys()}
-        for name in wanted.intersection(self.encoded.names()):
+        for name in wanted if len(wanted) <= _FEW else wanted.intersection(self.encoded.names()):
             try:
                 header = self.encoded.header(name)
             except Damaged:
@@ -258,22 +260,15 @@ class ObjectFolder:
 
         It is read and not mapped: from a mapping a disk's bad sector kills the process.
         """
-        import numpy as np
-
         path = self.file(name)
         source = self.open(name)
         if source is None:
             raise CheckpointGone(f"object {path} is missing")
-        hasher = blake3(max_threads=blake3.AUTO)
         try:
-            buffer = np.empty(min(_CHUNK, source.nbytes), dtype=np.uint8)
-            for start in range(0, source.nbytes, _CHUNK):
-                part = buffer[: min(_CHUNK, source.nbytes - start)]
-                source.read_into(part, start)
-                hasher.update(memoryview(part))
+            found = hash_of(source)
         finally:
             source.close()
-        if hasher.hexdigest() != name:
+        if found != name:
             raise Damaged(f"object {path} is damaged: its bytes do not have the hash in its name")
         return source.nbytes
 
@@ -287,6 +282,19 @@ class ObjectFolder:
                 if path.is_file() and path.stat().st_mtime <= time.time() - rest:
                     found.append(path)
         return found
+
+
+def hash_of(source: Source) -> str:
+    """The name that its bytes give an object. Raises Damaged."""
+    import numpy as np
+
+    hasher = blake3(max_threads=blake3.AUTO)
+    buffer = np.empty(min(_CHUNK, source.nbytes), dtype=np.uint8)
+    for start in range(0, source.nbytes, _CHUNK):
+        part = buffer[: min(_CHUNK, source.nbytes - start)]
+        source.read_into(part, start)
+        hasher.update(memoryview(part))
+    return hasher.hexdigest()
 
 
 def _allocate(entry: TensorEntry, *, ref: str, name: object) -> Bytes:

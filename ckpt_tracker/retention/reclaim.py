@@ -129,6 +129,13 @@ class Reclaimer:
             sync_folder(source)
         return records
 
+    def named(self) -> frozenset[str] | None:
+        """Every object that a manifest names, in a run, the trash or quarantine; None where one can't be read."""
+        try:
+            return self._named(self._manifest_files())
+        except CkptTrackerError:
+            return None
+
     def release(self, names: Iterable[str]) -> int:
         """Deletes what nothing needs of these objects; returns the bytes freed. Waits until no save is under way."""
         with self._lock.sweeping():
@@ -222,10 +229,12 @@ class Reclaimer:
         paths = set(self._manifest_files()) - set(without)
         self._seen = {key: seen for key, seen in self._seen.copy().items() if key[0] in paths}
         try:
-            named = quarantine.named_objects(self._layout).union(*(self._needed(path) for path in paths))
-            return self._objects.with_bases(named)
+            return self._objects.with_bases(self._named(paths))
         except CkptTrackerError as error:
             raise Damaged(f"{error}: see `ckpt repair`") from error
+
+    def _named(self, paths: Iterable[Path]) -> frozenset[str]:
+        return quarantine.named_objects(self._layout).union(*(self._needed(path) for path in paths))
 
     def _manifest_files(self) -> Iterator[Path]:
         for run in self._layout.run_names():
