@@ -101,7 +101,7 @@ class CheckpointRecord:
     nbytes: int
     """Logical bytes of all tensors; tied ones count once."""
     stored_bytes: int
-    """Bytes that this checkpoint added to the store when it was saved; what it shares with earlier ones is not in it."""
+    """Bytes that it added to the store when it was saved; what it shares with earlier ones is not in it."""
     sections: tuple[str, ...]
     kind: str = "training"
     reason: str | None = None

@@ -103,7 +103,9 @@ class Compactor:
         try:
             made = [each for future in futures if (each := future.result()) is not None]
             with self._lock.writing():
-                named = self._name(made)
+                # a base that had one itself must not need it any more, whatever is lost, before others stand on it
+                named = self._name([each for each in made if each.step.base is None])
+                named += self._name([each for each in made if each.step.base is not None])
             with self._lock.sweeping():
                 encoded = [each for each in named if self._drop_raw(each.step)]
         finally:

@@ -107,7 +107,8 @@ def after_collection(store: Store) -> list[str]:
     store.gc()
     found = [f"{each.name} is left in tmp" for each in store.layout.tmp.glob("[!e]*")]
     manifests = [*store.layout.runs.glob("*/manifests/*.json"), *store.layout.trash.glob("*/*.json")]
-    needed = {name.decode() for each in manifests for name in _PIECE.findall(each.read_bytes())}
-    there = {each.name for each in store.layout.objects.glob("??/*")}
+    named = {name.decode() for each in manifests for name in _PIECE.findall(each.read_bytes())}
+    needed = store.objects.with_bases(named)
+    there = {each.name for folder in (store.layout.objects, store.layout.encoded) for each in folder.glob("??/*")}
     found += [f"object {name} is left, and nothing needs it" for name in there - needed]
     return found + [f"object {name} is missing" for name in needed - there]

@@ -5,6 +5,7 @@ that has to tell.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import re
 from collections.abc import Callable
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ckpt_tracker import run_writer
+from ckpt_tracker.compaction import apply
 from ckpt_tracker.disk import filesystem
-from ckpt_tracker.files import events, layout, objects
+from ckpt_tracker.files import events, layout, object_folder, objects
 from ckpt_tracker.retention import reclaim
 
 
@@ -132,12 +134,56 @@ def _no_sync_of_what_is_deleted() -> None:
     reclaim.sync_folder = lambda path: None
 
 
+def _raw_goes_first() -> None:
+    """The raw bytes are gone before the encoded ones have their name."""
+    original = os.replace
+
+    def replace(source: Any, target: Any) -> None:
+        if "/encoded/" in str(target):
+            raw = str(target).replace("/encoded/", "/objects/")
+            if os.path.exists(raw):
+                os.unlink(raw)
+        original(source, target)
+
+    os.replace = replace
+
+
+def _base_goes_first() -> None:
+    """A sweep knows nothing of bases."""
+    object_folder.ObjectFolder.with_bases = lambda self, names: frozenset(names)
+
+
+def _bases_beside_others() -> None:
+    """What stands on a base may be durable before that one stands alone."""
+    late: list[Any] = []
+    name = apply.Compactor._name
+
+    def name_at_once(self: Any, made: list[Any]) -> list[Any]:
+        late.extend(made)
+        if made and made[0].step.base is None:
+            return []
+        both = [*late]
+        late.clear()
+        return name(self, sorted(both, key=lambda each: each.step.base is None))
+
+    apply.Compactor._name = name_at_once
+    apply.Compactor._fits = lambda self, step: True
+
+
 def no_lock() -> None:
     """Writers and sweep pass each other."""
     filesystem.StoreLock.writing = lambda self: contextlib.nullcontext()
     filesystem.StoreLock.sweeping = lambda self, **how: contextlib.nullcontext(enter_result=True)
 
 
+_COMPACTION = {
+    "an encoded file's bytes": Mutation("compactions", _unsynced(r"/tmp/encoded\.")),
+    "an encoded file's name": Mutation("compactions", _unsynced(r"/encoded/[0-9a-f]{2}$")),
+    "the names of the encoded files' folders": Mutation("compactions", _unsynced(r"/encoded$")),
+    "the encoded file before the raw one goes": Mutation("compactions", _raw_goes_first),
+    "a base stands alone first": Mutation("compactions", _bases_beside_others),
+    "a base stays": Mutation("compactions", _base_goes_first),
+}
 MUTATIONS = {
     "an object's bytes": Mutation("first_save", _unsynced(r"/tmp/[0-9a-f]{64}\.")),
     "an object's name": Mutation("first_save", _unsynced(r"/objects/[0-9a-f]{2}$")),
@@ -159,4 +205,5 @@ MUTATIONS = {
     ),
     "that what was evicted stays away": Mutation("killed in an eviction, then collected", _no_settling_before_a_sweep),
     "manifests are gone before objects": Mutation("evictions", _no_sync_of_what_is_deleted),
+    **({} if importlib.util.find_spec("zstandard") is None else _COMPACTION),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import re
 import signal
@@ -21,11 +22,14 @@ from durability.crash_mutations import MUTATIONS
 from durability.crash_recording import mark
 
 from ckpt_tracker import Run, Store
+from ckpt_tracker.compaction import plan as compaction
 from ckpt_tracker.files import objects
 from ckpt_tracker.retention import Last, Retention
 from ckpt_tracker.tracker import Tracker
 
 RUN = "r"
+SERIES = 100
+"""From that seed on a tensor changes little from seed to seed."""
 Kill = tuple[str, str, int, Callable[[Path], None]]
 """The call, what is in its path, the how manieth, and what the next process does."""
 
@@ -35,6 +39,11 @@ def state(seed: int) -> dict[str, Any]:
     """A state with a tensor of its own, one that three seeds share, a small one, and plain values."""
     own, shared = np.random.default_rng(seed), np.random.default_rng(1000 + seed // 3)
     tensors = {"own": own.integers(0, 256, 96, dtype=np.uint8), "shared": shared.random(16), "small": own.random(3)}
+    if seed >= SERIES:
+        # of a series: little is changed by a seed, and a compaction finds something to do
+        series = np.random.default_rng(SERIES).integers(0, 4, 2000, dtype=np.uint8)
+        series[own.integers(0, 2000, 20)] ^= 1
+        tensors["own"] = series
     return {"model": tensors, "loop": {"seed": seed, "history": [0.5] * (seed % 4)}}
 
 
@@ -144,6 +153,16 @@ def rebuild(path: Path) -> None:
             save(store.run(RUN), 3)
 
 
+def compactions(path: Path) -> None:
+    """A series is encoded; a save finds it so; its keyframe is evicted, what stood on that encoded anew."""
+    with prepared(path, SERIES, SERIES + 1, SERIES + 2) as (store, run):
+        assert store.compact(threads=1).objects > 2
+        save(run, SERIES + 1)
+        evict(store, run, Last(2))
+        store.compact(threads=1)
+        save(run, SERIES + 3)
+
+
 def tags(path: Path) -> None:
     """The first event of a run, and the next."""
     with prepared(path, 1) as (_, run):
@@ -242,12 +261,14 @@ SCENARIOS: dict[str, Callable[[Path], None]] = {
     each.__name__: each
     for each in (*(first_save, saves, second_run, evictions, removals, collection, rebuild, tags, training),)
 }
+if importlib.util.find_spec("zstandard"):
+    SCENARIOS["compactions"] = compactions
 SCENARIOS |= {name: functools.partial(_killed, kill) for name, kill in KILLS.items()}
 
 
 def main(folder: Path, jobs: list[str]) -> None:
     """Each job in a fork of its own, one after the other."""
-    objects.SMALL = 64
+    objects.SMALL = compaction._SMALLEST = 64
     sys.argv = ["scenario"]  # or starts would record the repository's diff
     for job in jobs:
         path = folder / job

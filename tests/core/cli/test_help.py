@@ -101,7 +101,9 @@ ARGUMENTS = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("demo", "export", "verify-resume", "undo")])
+@pytest.mark.parametrize(
+    "name", [name for name in COMMANDS if name not in ("compact", "demo", "export", "verify-resume", "undo")]
+)
 def test_looking_loads_no_framework(mnist, python, name):
     """No command but export and demo imports torch or another framework."""
     arguments = ARGUMENTS.get(name, [])
