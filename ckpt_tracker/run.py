@@ -168,7 +168,7 @@ class Run:
         choosing.check_terms(tie=tie, min_delta=min_delta)
         named = check_monitor(metric, mode)
         self._named = named or self._named
-        monitor = named or self.record.monitor or self._named
+        monitor = named or self._store.index.monitor(self.name) or self._named
         if monitor is None:
             raise InvalidOption(f"run {self.name!r} monitors no metric: name one, best('val_loss', mode='min')")
         self._drain()

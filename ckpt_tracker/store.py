@@ -23,7 +23,7 @@ from ckpt_tracker.errors import (
     SaveFailed,
     StoreReadOnly,
 )
-from ckpt_tracker.files import run_files
+from ckpt_tracker.files import catching_up, run_files
 from ckpt_tracker.files.layout import Layout
 from ckpt_tracker.index.database import Index
 from ckpt_tracker.records import CheckpointRecord, Mode, Plan, RunRecord, VerifyReport
@@ -129,14 +129,14 @@ class Store:
 
     def runs(self) -> list[Run]:
         """All runs, oldest first."""
-        return [self._runs.setdefault(each.name, Run(self, each.name)) for each in self.index.runs()]
+        return [self._runs.setdefault(name, Run(self, name)) for name in self.index.run_names()]
 
     def find_run(self, name: str) -> Run:
         """The run of that name. Raises CheckpointNotFound, naming the nearest, where there is none."""
-        if self.index.run(name) is None:
+        if not self.index.has_run(name):
             if run_files.exists(self.layout, name):
                 self.run_record(name)  # raises what keeps it out of the index
-            hint = nearest(name, (each.name for each in self.index.runs()))
+            hint = nearest(name, self.index.run_names())
             raise CheckpointNotFound(f"there is no run {name!r} in {self.path}{hint}")
         return self._runs.setdefault(name, Run(self, name))
 
@@ -171,10 +171,34 @@ class Store:
         choosing.check_terms(tie=tie, min_delta=min_delta)
         chosen = self.runs() if runs is None else [self.find_run(name) for name in dict.fromkeys(runs)]
         monitor = check_monitor(metric, mode) or choosing.common_monitor(run.record for run in chosen)
+        if runs is None and tie == "first" and not min_delta:
+            self._drain()
+            key = self.index.best_of_all(monitor)
+            if key is not None:
+                return self[f"{key[0]}@v{key[1]}"]
         records = [each.record for run in chosen for each in run.checkpoints()]
         records.sort(key=lambda record: (record.created_at, record.run, record.version))
         what = f"the runs {', '.join(run.name for run in chosen)}"
         return self.checkpoint(choosing.best_of(records, monitor, what=what, tie=tie, min_delta=min_delta))
+
+    def last(self) -> Checkpoint:
+        """The newest of all runs. Raises CheckpointNotFound where there is none."""
+        self._drain()
+        newest = self.index.page(limit=1)
+        if not newest:
+            raise CheckpointNotFound(f"the store {self.path} has no checkpoints yet")
+        return self.checkpoint(newest[0])
+
+    def frame(self, run: str | None = None) -> dict[str, list[Any]]:
+        """All checkpoints, or a run's, as columns of equal length: one row a checkpoint, each metric a column.
+
+        `pandas.DataFrame(store.frame())` and `polars.DataFrame(store.frame())` take it. Where a checkpoint lacks a
+        metric there is None; a metric called as another column is stands under `metrics.NAME`.
+        """
+        from ckpt_tracker.frame import frame
+
+        self._drain()
+        return frame(self.index.checkpoints(None if run is None else self.find_run(run).name))
 
     def checkpoint(self, record: CheckpointRecord) -> Checkpoint:
         """A record as a checkpoint that can be loaded."""
@@ -321,6 +345,7 @@ class Store:
         """Checks every manifest and the sizes of all objects; with `deep` every byte. Changes nothing."""
         from ckpt_tracker.inspection.verification import verify_runs
 
+        catching_up.bring_up_to_date(self.index, self.layout, anew=True)
         return verify_runs(self.layout, self.objects, runs, deep=deep, index=self.index, progress=progress)
 
     def plan_repair(self, *, progress: Progress | None = None) -> RepairPlan:
@@ -353,12 +378,16 @@ class Store:
 
         return Reclaimer(self.layout, self.objects, self.lock)
 
+    def _drain(self) -> None:
+        for run in self._runs.values():
+            run._drain()
+
     def _check_writable(self) -> None:
         if self.read_only:
             raise StoreReadOnly(f"the store {self.path} can't be written: check its permissions")
 
     def _fill(self, index: Index) -> None:
-        run_files.bring_up_to_date(index, self.layout)
+        catching_up.bring_up_to_date(index, self.layout)
 
     def _version(self, wanted: Reference) -> int | None:
         if wanted.by == "version":

@@ -69,10 +69,10 @@ class _State:
 
 def _states(store: Store, name: str, interval: float) -> Iterator[_State]:
     """One at each look; the last one when the run is finished."""
-    from ckpt_tracker.files import run_files
+    from ckpt_tracker.files import catching_up
 
     while True:
-        run_files.bring_up_to_date(store.index, store.layout)
+        catching_up.bring_up_to_date(store.index, store.layout)
         state = _State(store, name)
         yield state
         if state.run.finished:

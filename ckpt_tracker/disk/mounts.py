@@ -14,12 +14,18 @@ _NETWORK = re.compile(
     r"nfs\d?|cifs|smb\d?|smbfs|9p|afs|afpfs|ncpfs|webdav|davfs|lustre|gpfs|beegfs|ceph|glusterfs|orangefs|pvfs2|panfs"
     r"|fuse\.(sshfs|glusterfs|ceph.*|s3fs|rclone|goofys|gcsfuse|davfs2?|mfs|juicefs|afp.*)"
 )
+_TRUE_TIMES = re.compile(r"ext[234]|xfs|btrfs|zfs|bcachefs|f2fs|jfs|tmpfs|overlay|vfat|exfat|ntfs3|apfs|hfs")
 _MOUNTS = Path("/proc/self/mountinfo")
 
 
 def is_network(path: Path) -> bool:
     """The folder, or the one above that will hold it, is on a network file system. False where that can't be told."""
     return _NETWORK.fullmatch(_kind(path)) is not None
+
+
+def has_true_times(path: Path) -> bool:
+    """What changes in the folder is seen in its times at once. False where that is not known of its file system."""
+    return _TRUE_TIMES.fullmatch(_kind(path)) is not None
 
 
 def _kind(path: Path) -> str:

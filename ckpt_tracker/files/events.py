@@ -48,6 +48,8 @@ class EventState:
     """Of checkpoints that lost all but their weights, or got it back: the digest since then."""
     evaluations: tuple[Evaluation, ...] = ()
     """What was measured later, by version and name; of one that was measured twice, the last."""
+    damaged: bool = False
+    """Some lines could not be read."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,9 @@ class EventLog:
             EventLog._told.add(self.path)
             _log.warning("%s has damaged lines, %d in all: see `ckpt verify`", self.path, len(damaged))
         in_order = tuple(later[key] for key in sorted(later))
-        return EventState(tags, newest, finished, monitor, last_start, tuple(sorted(pins)), digests, in_order)
+        return EventState(
+            tags, newest, finished, monitor, last_start, tuple(sorted(pins)), digests, in_order, bool(damaged)
+        )
 
 
 def mark(event: Mapping[str, Any], *, tags: dict[str, int], pins: dict[int, None]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from ckpt_tracker.disk.filesystem import make_folder, naming_full_disk, sync_folder, write_durably
 from ckpt_tracker.disk.formats import COMPACTED, FORMAT, read_document
 from ckpt_tracker.disk.jsonfile import seal
-from ckpt_tracker.disk.mounts import is_network
+from ckpt_tracker.disk.mounts import has_true_times, is_network
 from ckpt_tracker.disk.plain_files import check_folder, kind_of_file
 from ckpt_tracker.errors import Damaged, NotAStore, StoreNotFound
 from ckpt_tracker.selection import RUN_NAME
@@ -88,6 +88,11 @@ class Layout:
         """
         said = os.environ.get("CKPT_TRACKER_NETWORK")
         return said == "1" if said in ("0", "1") else is_network(self.root)
+
+    @cached_property
+    def keeps_times(self) -> bool:
+        """What changes in a folder changes the folder's times, and at once."""
+        return not self.on_network and has_true_times(self.root)
 
     def index_file(self) -> Path:
         """In the store; in the user's cache folder when the store can't be written, or is on a network file system."""

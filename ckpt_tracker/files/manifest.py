@@ -6,11 +6,11 @@ and a table of their tensors. It is written once, by a rename that is the commit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from blake3 import blake3
 
@@ -75,8 +75,12 @@ def digest(sections: Mapping[str, Any], tensors: Sequence[TensorEntry]) -> str:
 
 def publish(manifest: Manifest, folder: Path, *, tmp: Path) -> None:
     """Writes the manifest: the commit of a save. The checkpoint exists, durably, when this returns."""
-    target = folder / file_name(manifest.record.version)
-    write_durably(target, seal(_to_json(manifest)), tmp=tmp)
+    write_durably(folder / file_name(manifest.record.version), sealed(manifest), tmp=tmp)
+
+
+def sealed(manifest: Manifest) -> bytes:
+    """The bytes of its file."""
+    return seal(_to_json(manifest))
 
 
 def read(folder: Path, version: int, *, run: str) -> Manifest:
@@ -84,6 +88,18 @@ def read(folder: Path, version: int, *, run: str) -> Manifest:
 
     Raises CheckpointGone where there is none, Damaged for a damaged one, FormatTooNew for a later format.
     """
+    return _parsed(_from_json, folder, version, run)
+
+
+def read_record(folder: Path, version: int, *, run: str) -> CheckpointRecord:
+    """The same for what the index knows of it: the table of its tensors is not looked at."""
+    return _parsed(_record_from_json, folder, version, run)
+
+
+_Content = TypeVar("_Content")
+
+
+def _parsed(parse: Callable[[dict[str, Any]], _Content], folder: Path, version: int, run: str) -> _Content:
     path = folder / file_name(version)
     name = f"manifest {path} of {run}@v{version}"
     try:
@@ -92,12 +108,12 @@ def read(folder: Path, version: int, *, run: str) -> Manifest:
         raise CheckpointGone(f"{run}@v{version} has no manifest any more: it was deleted") from error
     document = open_document(data, name=name)
     try:
-        manifest = _from_json(document)
+        content = parse(document)
     except (AttributeError, LookupError, TypeError, ValueError, ArithmeticError) as error:
         raise Damaged(f"{name} is damaged: {error!r}") from error
-    if (manifest.record.run, manifest.record.version) != (run, version):
-        raise Damaged(f"{name} is damaged: it is the manifest of {manifest.record.ref}")
-    return manifest
+    if (document["run"], document["version"]) != (run, version):
+        raise Damaged(f"{name} is damaged: it is the manifest of {document['run']}@v{document['version']}")
+    return content
 
 
 def _to_json(manifest: Manifest) -> dict[str, Any]:
@@ -128,9 +144,15 @@ def _to_json(manifest: Manifest) -> dict[str, Any]:
 
 
 def _from_json(document: dict[str, Any]) -> Manifest:
-    sections = fields.mapping(document["sections"])
+    record = _record_from_json(document)
     tensors = tuple(map(_entry_from_json, fields.listing(document["tensors"])))
-    record = CheckpointRecord(
+    if record.nbytes != sum(entry.spec.nbytes for entry in tensors):
+        raise ValueError(f"its tensors do not have {record.nbytes} bytes together")
+    return Manifest(record, document["sections"], tensors, fields.natural(document.get("events", 0)))
+
+
+def _record_from_json(document: dict[str, Any]) -> CheckpointRecord:
+    return CheckpointRecord(
         run=fields.name(document["run"]),
         version=fields.version(document["version"]),
         epoch=fields.optional_natural(document["epoch"]),
@@ -140,7 +162,7 @@ def _from_json(document: dict[str, Any]) -> Manifest:
         digest=fields.hash_name(document["digest"]),
         nbytes=fields.natural(document["nbytes"]),
         stored_bytes=fields.natural(document["stored_bytes"]),
-        sections=tuple(map(fields.name, sections)),
+        sections=tuple(map(fields.name, fields.mapping(document["sections"]))),
         kind=fields.name(document["kind"]),
         reason=fields.optional_text(document["reason"]),
         parents=tuple(map(_parent_from_json, fields.listing(document["parents"]))),
@@ -150,13 +172,12 @@ def _from_json(document: dict[str, Any]) -> Manifest:
         full_digest=fields.hash_name(document["full_digest"]) if "full_digest" in document else None,
         nonfinite=_nonfinite(document.get("nonfinite", {})),
     )
-    if record.nbytes != sum(entry.spec.nbytes for entry in tensors):
-        raise ValueError(f"its tensors do not have {record.nbytes} bytes together")
-    return Manifest(record, sections, tensors, fields.natural(document.get("events", 0)))
 
 
 def _metrics(skeleton: object) -> dict[str, float]:
-    metrics = fields.mapping(decode(skeleton, lambda index: None))
+    metrics = fields.mapping(skeleton)
+    if not {*map(type, metrics.values())} <= {float} or "$" in "".join(metrics):
+        metrics = fields.mapping(decode(skeleton, lambda index: None))
     return {fields.name(name): fields.metric(value) for name, value in metrics.items()}
 
 

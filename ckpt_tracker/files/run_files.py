@@ -1,9 +1,9 @@
-"""What the files of a store's runs say, and bringing the index up to it."""
+"""What the files of a store's runs say."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,15 +11,14 @@ from typing import Any
 
 from ckpt_tracker.disk import fields
 from ckpt_tracker.disk.filesystem import FileLock, make_folder, naming_full_disk, write_durably
-from ckpt_tracker.disk.formats import FORMAT, read_document, versions
+from ckpt_tracker.disk.formats import FORMAT, read_document
 from ckpt_tracker.disk.jsonfile import plain, seal
 from ckpt_tracker.disk.plain_files import kind_of_file
 from ckpt_tracker.environment import describe
-from ckpt_tracker.errors import CkptTrackerError, Damaged, FormatTooNew, InvalidOption
+from ckpt_tracker.errors import Damaged, InvalidOption
 from ckpt_tracker.files.events import EventLog, EventState
 from ckpt_tracker.files.layout import Layout
-from ckpt_tracker.index.database import Index
-from ckpt_tracker.records import CheckpointRecord, RunRecord
+from ckpt_tracker.records import RunRecord
 from ckpt_tracker.selection import RUN_NAME
 
 _log = logging.getLogger("ckpt_tracker")
@@ -77,22 +76,24 @@ def _write(layout: Layout, record: RunRecord) -> None:
 
 def read(layout: Layout, name: str) -> RunRecord:
     """A run as `run.json` and its events tell it. What of it is damaged is said, and empty. Raises FormatTooNew."""
-    return _read(layout, name)[0]
+    return examine(layout, name)[0]
 
 
-def _read(layout: Layout, name: str) -> tuple[RunRecord, EventState]:
+def examine(layout: Layout, name: str) -> tuple[RunRecord, EventState, bool]:
+    """The same, with what the events add up to, and whether all of it could be read."""
+    sound = True
     try:
         record = read_start(layout, name)
     except (Damaged, FileNotFoundError) as error:
         _log.warning("the config of run %s is lost: %s", name, error)
-        record = RunRecord(name, datetime.fromtimestamp(0, timezone.utc))
+        record, sound = RunRecord(name, datetime.fromtimestamp(0, timezone.utc)), False
     try:
         state = events(layout, name).state()
     except Damaged as error:
         _log.warning("the tags of run %s are lost: %s", name, error)
-        state = EventState()
+        state, sound = EventState(), False
     told = {name: getattr(state, name) for name in ("finished", "monitor", "last_start", "pins", "evaluations")}
-    return replace(record, **told, tags=dict(sorted(state.tags.items()))), state
+    return replace(record, **told, tags=dict(sorted(state.tags.items()))), state, sound and not state.damaged
 
 
 def read_start(layout: Layout, name: str) -> RunRecord:
@@ -119,50 +120,5 @@ def events(layout: Layout, name: str) -> EventLog:
     return EventLog(layout.events(name), tmp=layout.tmp)
 
 
-def bring_up_to_date(index: Index, layout: Layout) -> None:
-    """Makes the index say what manifests and events say; what can't be read is left out, and named."""
-    known = index.versions()
-    indexed_runs = {run.name: run for run in index.runs()}
-    for name in layout.run_names():
-        try:
-            on_disk = set(versions(layout.manifests(name)))
-            if not on_disk and not exists(layout, name):
-                continue  # another process is about to start it
-            record, state = _read(layout, name)
-        except (Damaged, FormatTooNew) as error:
-            _log.warning("run %s is left out: %s", name, error)
-            continue
-        if indexed_runs.pop(name, None) != record:
-            index.put_run(record)
-        indexed = known.get(name, set())
-        if indexed - on_disk:
-            index.remove(name, indexed - on_disk)
-        unknown = (on_disk - indexed) | (on_disk & _changed(index, name, state))
-        if unknown:
-            index.put(_readable(layout, name, sorted(unknown)))
-    for name in indexed_runs:
-        index.remove_run(name)
-
-
-def _changed(index: Index, run: str, state: EventState) -> set[int]:
-    """Versions that hold something else by now than what the index has of them."""
-    if not state.digests:
-        return set()
-    indexed = index.digests(run)
-    return {version for version, digest in state.digests.items() if indexed.get(version, digest) != digest}
-
-
 def _path(layout: Layout, name: str) -> Path:
     return layout.run(name) / "run.json"
-
-
-def _readable(layout: Layout, run: str, missing: Iterable[int]) -> list[CheckpointRecord]:
-    from ckpt_tracker.files import manifest
-
-    found = []
-    for version in missing:
-        try:
-            found.append(manifest.read(layout.manifests(run), version, run=run).record)
-        except CkptTrackerError as error:
-            _log.warning("%s@v%d is left out: %s", run, version, error)
-    return found

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import math
 import sqlite3
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from ckpt_tracker.disk.jsonfile import dump, load
 from ckpt_tracker.records import CheckpointRecord, Evaluation, Monitor, Parent, RunRecord
 
 Row = dict[str, Any]
+RECORD_COLUMNS = (
+    "run, version, epoch, step, created_at, digest, nbytes, stored_bytes, kind, reason, stall_seconds, write_seconds, "
+    "full_digest, metrics, sections, parents, context, nonfinite"
+)
+"""What `checkpoints_from_rows` needs, in this order."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 def run_row(run: RunRecord) -> Row:
-    """A row of `runs`."""
+    """A row of `_runs`."""
     return {
         "name": run.name,
         "created_at": run.created_at.isoformat(),
@@ -49,12 +57,14 @@ def run_from_row(row: sqlite3.Row, *, evaluations: Sequence[Evaluation]) -> RunR
 
 
 def checkpoint_row(record: CheckpointRecord) -> Row:
-    """A row of `checkpoints`."""
+    """A row of `_checkpoints`."""
     return {
         "run": record.run,
         "version": record.version,
+        "moment": moment(record),
         "epoch": record.epoch,
         "step": record.step,
+        "metrics": _text({name: _plain(value) for name, value in record.own_metrics.items()}),
         "created_at": record.created_at.isoformat(),
         "digest": record.digest,
         "nbytes": record.nbytes,
@@ -71,51 +81,112 @@ def checkpoint_row(record: CheckpointRecord) -> Row:
     }
 
 
-def checkpoint_from_row(
-    row: sqlite3.Row,
-    *,
-    metrics: Mapping[str, float],
-    tags: Sequence[str],
-    pinned: bool,
-    evaluations: Sequence[Evaluation],
-) -> CheckpointRecord:
-    """The way back, with what other tables know of the checkpoint."""
-    fields = dict(row)
-    fields["created_at"] = datetime.fromisoformat(fields["created_at"])
-    fields["sections"] = tuple(parsed(fields["sections"]))
-    fields["context"] = parsed(fields["context"])
-    fields["parents"] = tuple(Parent(*each) for each in parsed(fields["parents"]))
-    fields["nonfinite"] = parsed(fields["nonfinite"])
-    later = tuple(each for each in evaluations if each.name not in metrics)
-    return CheckpointRecord(
-        **fields,
-        metrics={**metrics, **{each.name: each.value for each in later}},
-        tags=tuple(sorted(tags)),
-        pinned=pinned,
-        evaluations=later,
-    )
+CHECKPOINT_COLUMNS = (
+    *("run", "version", "moment", "epoch", "step", "metrics", "created_at", "digest", "nbytes", "stored_bytes"),
+    *("sections", "kind", "reason", "parents", "stall_seconds", "write_seconds", "context", "full_digest"),
+    "nonfinite",
+)
+METRIC_COLUMNS = ("run", "version", "name", "value", "ranked", "moment", "later")
 
 
-def metric_rows(record: CheckpointRecord) -> list[Row]:
-    """Rows of `metrics`. SQLite has no NaN: it is NULL there."""
+def metric_rows(record: CheckpointRecord) -> list[tuple[object, ...]]:
+    """Rows of `_metrics`, as METRIC_COLUMNS, for the training's own metrics. SQLite has no NaN: it is NULL there."""
+    at, run, version, sound = moment(record), record.run, record.version, not record.nonfinite
     return [
-        {
-            "run": record.run,
-            "version": record.version,
-            "name": name,
-            "value": None if math.isnan(value) else value,
-        }
+        (run, version, name, value, value, at, 0)
+        if sound and math.isfinite(value)
+        else (run, version, name, _number(value), None, at, 0)
         for name, value in record.own_metrics.items()
     ]
 
 
+def later_rows(record: CheckpointRecord) -> list[tuple[object, ...]]:
+    """The same for what was measured later."""
+    evaluated = {each.name: each.value for each in record.evaluations}
+    rows = metric_rows(replace(record, metrics=evaluated, evaluations=()))
+    return [(*row[:-1], 1) for row in rows]
+
+
+def image(record: CheckpointRecord) -> str:
+    """All that the index has of a checkpoint, as text: in a damaged row anything may be of any type."""
+    row = checkpoint_row(record)
+    return image_of([row[name] for name in CHECKPOINT_COLUMNS], [*metric_rows(record), *later_rows(record)])
+
+
+def image_of(checkpoint: Iterable[object], metrics: Iterable[Iterable[object]]) -> str:
+    """The same of rows, as CHECKPOINT_COLUMNS and METRIC_COLUMNS."""
+    return repr((list(checkpoint), sorted(repr(list(row)) for row in metrics)))
+
+
+Key = tuple[str, int]
+"""Run and version."""
+
+
+def checkpoints_from_rows(
+    rows: Iterable[sqlite3.Row],
+    *,
+    tags: Mapping[Key, tuple[str, ...]],
+    pinned: frozenset[Key],
+    evaluations: Mapping[Key, Sequence[Evaluation]],
+) -> list[CheckpointRecord]:
+    """The way back, with what other tables know of the checkpoints."""
+    sections: dict[str, tuple[str, ...]] = {}
+    found = []
+    for row in rows:
+        run, version, epoch, step, created_at, digest, nbytes, stored, kind, reason, stall, write, full = row[:13]
+        names = sections.get(row[14])
+        if names is None:
+            names = sections[row[14]] = tuple(parsed(row[14]))
+        key = (run, version)
+        metrics = _metrics(row[13])
+        later = tuple(each for each in evaluations.get(key, ()) if each.name not in metrics)
+        found.append(
+            CheckpointRecord(
+                run=run,
+                version=version,
+                epoch=epoch,
+                step=step,
+                metrics={**metrics, **{each.name: each.value for each in later}} if later else metrics,
+                created_at=datetime.fromisoformat(created_at),
+                digest=digest,
+                nbytes=nbytes,
+                stored_bytes=stored,
+                sections=names,
+                kind=kind,
+                reason=reason,
+                parents=tuple(Parent(*each) for each in parsed(row[15])),
+                stall_seconds=stall,
+                write_seconds=write,
+                context=parsed(row[16]),
+                tags=tags.get(key, ()),
+                pinned=key in pinned,
+                full_digest=full,
+                nonfinite=parsed(row[17]),
+                evaluations=later,
+            )
+        )
+    return found
+
+
+def marks(rows: Iterable[sqlite3.Row]) -> tuple[dict[Key, tuple[str, ...]], frozenset[Key]]:
+    """The tags of each checkpoint that has some, and which are pinned, from rows of `_runs`."""
+    found: dict[Key, tuple[str, ...]] = {}
+    pinned: set[Key] = set()
+    for row in rows:
+        name = row["name"]
+        pinned.update((name, version) for version in parsed(row["pins"]))
+        for tag, version in sorted(parsed(row["tags"]).items()):
+            found[name, version] = (*found.get((name, version), ()), tag)
+    return found, frozenset(pinned)
+
+
 def evaluation_row(run: str, evaluation: Evaluation) -> Row:
-    """A row of `evaluations`."""
+    """A row of `_evaluations`."""
     return {
         "run": run,
         "version": evaluation.version,
         "name": evaluation.name,
-        "value": None if math.isnan(evaluation.value) else evaluation.value,
+        "value": _number(evaluation.value),
         "added_at": evaluation.at.isoformat(),
         "added_by": evaluation.by,
         "added_user": evaluation.user,
@@ -127,21 +198,36 @@ def evaluation_from_row(row: sqlite3.Row) -> Evaluation:
     return Evaluation(
         version=row["version"],
         name=row["name"],
-        value=metric_value(row["value"]),
+        value=math.nan if row["value"] is None else row["value"],
         at=datetime.fromisoformat(row["added_at"]),
         by=row["added_by"],
         user=row["added_user"],
     )
 
 
-def metric_value(value: float | None) -> float:
-    """A metric as it was before it became a row."""
-    return math.nan if value is None else value
-
-
 def parsed(text: str) -> Any:
     """The JSON in a column."""
+    if text in ("[]", "{}"):
+        return [] if text == "[]" else {}
     return load(text.encode(), name="a row of the index")
+
+
+def _metrics(text: str) -> dict[str, float]:
+    return {name: float(value) if type(value) is str else value for name, value in parsed(text).items()}
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value
+
+
+def _plain(value: float) -> float | str:
+    """JSON has no number for these: `nan`, `inf`, `-inf`."""
+    return value if math.isfinite(value) else str(value)
+
+
+def moment(record: CheckpointRecord) -> int:
+    """When it was captured, in microseconds since 1970."""
+    return (record.created_at - _EPOCH) // _MICROSECOND
 
 
 def _text(document: object) -> str:

@@ -4,7 +4,7 @@ the events, to the index, and about manifests that are not there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from ckpt_tracker.errors import Damaged, FormatTooNew
 from ckpt_tracker.files import run_files
 from ckpt_tracker.files.events import EventLog
 from ckpt_tracker.files.layout import Layout
+from ckpt_tracker.index.rows import image
 from ckpt_tracker.inspection import event_audit
 from ckpt_tracker.inspection.event_audit import Audit
 from ckpt_tracker.records import CheckpointRecord, Finding
@@ -53,21 +54,16 @@ def missing(layout: Layout, run: str, audit: Audit, read: Iterable[Manifest]) ->
     return sorted(known - there - audit.removed)
 
 
-def index_findings(
-    index: Index, indexed: Mapping[int, CheckpointRecord], records: Iterable[CheckpointRecord]
-) -> Iterator[Finding]:
+def index_findings(index: Index, run: str, records: Iterable[CheckpointRecord]) -> Iterator[Finding]:
     """Rows that say something else than the manifests. What is not in the index yet is no damage."""
+    indexed, known = index.images(run), index.run(run)
     for record in records:
-        row = indexed.get(record.version)
-        if row is not None and _comparable(row) != _comparable(record):
+        evaluations = known.evaluations if known else ()
+        later = [each for each in evaluations if each.version == record.version and each.name not in record.metrics]
+        wanted = image(replace(record, evaluations=tuple(later)))
+        if indexed.get(record.version, wanted) != wanted:
             message = f"the index {index.path} is damaged: it does not say of {record.ref} what its manifest says"
             yield Finding("", index.path, message, "index")
-
-
-def _comparable(record: CheckpointRecord) -> str:
-    """As text: NaN is not equal to itself, and in a damaged row anything may be of any type."""
-    metrics = sorted((repr(name), repr(value)) for name, value in record.own_metrics.items())
-    return repr((metrics, replace(record, metrics={}, tags=(), pinned=False, evaluations=())))
 
 
 def _of_run_file(layout: Layout, run: str) -> Iterator[Finding]:

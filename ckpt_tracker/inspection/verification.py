@@ -75,9 +75,8 @@ class _Check:
         read = {place: found for place in places if (found := self.manifest(place)) is not None}
         self.findings += run_inspection.findings(self._layout, name, read.values())
         if index is not None:
-            indexed = {record.version: record for record in index.checkpoints(name)}
             records = [found.record for place, found in read.items() if place.folder == folder]
-            self.findings += run_inspection.index_findings(index, indexed, records)
+            self.findings += run_inspection.index_findings(index, name, records)
 
     def manifest(self, place: _Place) -> Manifest | None:
         """Reads a manifest, and remembers the objects it needs."""

@@ -95,7 +95,7 @@ def test_the_newest_of_an_epoch_or_step_is_found(store: Store) -> None:
 
 def test_the_schema_number_is_the_number_of_migrations(store: Store) -> None:
     """A migration that is added without a new number would never be applied."""
-    from ckpt_tracker.index import database as index
+    from ckpt_tracker.index import connection as index
     from ckpt_tracker.index import migrations
 
     connection = sqlite3.connect(store.index.path)
@@ -104,14 +104,14 @@ def test_the_schema_number_is_the_number_of_migrations(store: Store) -> None:
         applied = connection.execute("SELECT name FROM _sqlite_migrations").fetchall()
     finally:
         connection.close()
-    assert version == index._SCHEMA == len(applied) == len(migrations.migrations._migrations)
+    assert version == index.SCHEMA == len(applied) == len(migrations.migrations._migrations)
 
 
 def test_the_schemas_digests_are_those_of_the_migrations() -> None:
     """Of each schema there ever was: an index that has another one is not ours."""
     from sqlite_utils import Database
 
-    from ckpt_tracker.index import database as index
+    from ckpt_tracker.index import connection as index
     from ckpt_tracker.index.migrations import migrations
 
     connection = sqlite3.connect(":memory:", isolation_level=None)
@@ -121,7 +121,7 @@ def test_the_schemas_digests_are_those_of_the_migrations() -> None:
         migrations.apply(Database(connection), stop_before=following[0].name if following else None)
         found.append(index.schema_digest(connection))
     connection.close()
-    assert dict(enumerate(found)) == index._OURS
+    assert dict(enumerate(found)) == index.OURS
 
 
 def test_the_index_is_in_wal_mode(store: Store) -> None:

@@ -19,6 +19,7 @@ from sqlite_utils import Database
 
 from ckpt_tracker import Store
 from ckpt_tracker.errors import CheckpointNotFound
+from ckpt_tracker.index.connection import SCHEMA
 from ckpt_tracker.index.migrations import migrations
 
 
@@ -125,15 +126,15 @@ def test_a_database_of_something_else_is_replaced(filled: Path, expected: dict[s
     assert _ask(filled) == expected
 
 
-@pytest.mark.parametrize("schema", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("schema", range(SCHEMA + 1))
 def test_a_trigger_that_somebody_put_into_the_index_never_runs(filled: Path, schema: int) -> None:
     """An index with anything that is not ours in it is not written, whatever schema it says it has: it is rebuilt."""
     file = filled / "index.sqlite"
     with contextlib.closing(sqlite3.connect(file)) as connection:
         connection.executescript(
             f"""
-            CREATE TRIGGER forge AFTER INSERT ON metrics BEGIN UPDATE metrics SET value = -1; END;
-            CREATE TRIGGER forget AFTER DELETE ON metrics BEGIN DELETE FROM checkpoints; END;
+            CREATE TRIGGER forge AFTER INSERT ON _metrics BEGIN UPDATE _metrics SET value = -1; END;
+            CREATE TRIGGER forget AFTER DELETE ON _metrics BEGIN DELETE FROM _checkpoints; END;
             PRAGMA user_version = {schema};
             """
         )
@@ -162,6 +163,7 @@ EARLIER = {
     1: "002_context_and_last_start",
     2: "003_pins_and_weights_only",
     3: "004_nonfinite_weights_and_evaluations",
+    4: "005_tables_behind_views",
 }
 
 

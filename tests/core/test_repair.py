@@ -307,7 +307,7 @@ def test_what_an_interrupted_append_left_is_no_damage(trained: Path) -> None:
 def test_an_index_that_says_something_else_is_found_and_rebuilt(trained: Path) -> None:
     """SQLite itself has nothing to complain of."""
     with Store(trained) as store:
-        store.index._connection().execute("UPDATE checkpoints SET epoch = 77 WHERE version = 2")
+        store.index._connection().execute("UPDATE _checkpoints SET epoch = 77 WHERE version = 2")
         (finding,) = store.plan_repair().report.findings
         assert (finding.kind, "r@v2" in finding.problem) == ("index", True)
     with repaired(trained) as store:

@@ -224,7 +224,9 @@ HARMLESS = {
         forgeries.foreign_index("CREATE TABLE t (x); CREATE TRIGGER e AFTER INSERT ON t BEGIN DELETE FROM t; END;")
     ),
     "an index with a view": Forgery(
-        forgeries.foreign_index("CREATE VIEW checkpoints AS SELECT 1 AS run, 2 AS version")
+        forgeries.foreign_index(
+            "DROP VIEW IF EXISTS checkpoints; CREATE VIEW checkpoints AS SELECT 1 AS run, 2 AS version"
+        )
     ),
     "an index that is a symlink": replaced("index.sqlite", "", by=forgeries.link),
     "an index that is a FIFO": replaced("index.sqlite", "", by=forgeries.fifo),

@@ -1,0 +1,80 @@
+"""Large stores, made in seconds: manifests sealed by the code that seals a save's, but not synced one by one."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+from ckpt_tracker import Store
+from ckpt_tracker.disk.formats import file_name
+from ckpt_tracker.files import manifest as manifests
+from ckpt_tracker.files.manifest import Manifest
+from ckpt_tracker.records import CheckpointRecord, Piece, TensorEntry, TensorSpec
+
+METRICS = tuple(f"metric_{number}" for number in range(10))
+_START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+_NBYTES = 64
+
+
+def records(count: int, *, runs: int) -> Iterator[CheckpointRecord]:
+    """Checkpoints with ten metrics, in `runs` runs of equal size, each run's oldest first."""
+    generator = random.Random(0)
+    each = count // runs
+    for number in range(count):
+        run, version = number // each, number % each + 1
+        yield CheckpointRecord(
+            run=f"run-{run:05d}",
+            version=version,
+            epoch=version - 1,
+            step=100 * version,
+            metrics={name: generator.random() for name in METRICS},
+            created_at=_START + timedelta(seconds=60 * version, milliseconds=run),
+            digest="0" * 64,
+            nbytes=4 * _NBYTES,
+            stored_bytes=2 * _NBYTES,
+            sections=("model", "optimizer"),
+            reason="1 epoch",
+        )
+
+
+def make_store(path: Path, count: int, *, runs: int) -> int:
+    """A store of `count` checkpoints of four tensors; returns the bytes of one manifest. The index is left behind."""
+    size = 0
+    with Store(path) as store:
+        for record in records(count, runs=runs):
+            folder = store.layout.manifests(record.run)
+            if record.version == 1:
+                store.run(record.run, config={"lr": 0.1})
+                store.record_event(record.run, "start", monitor=METRICS[0], mode="min", config={"lr": 0.1})
+            size = write_manifest(folder, record)
+    return size
+
+
+def write_manifest(folder: Path, record: CheckpointRecord) -> int:
+    """One manifest, as a save leaves it; returns its bytes."""
+    data = manifests.sealed(_manifest(record))
+    (folder / file_name(record.version)).write_bytes(data)
+    return len(data)
+
+
+def object_names(record: CheckpointRecord) -> list[str]:
+    """The objects of a checkpoint: one of its own, and one that it shares with its run's others."""
+    words = (f"{record.run} {record.version}", record.run)
+    return [hashlib.sha256(word.encode()).hexdigest() for word in words]
+
+
+def _manifest(record: CheckpointRecord) -> Manifest:
+    own, shared = object_names(record)
+    spec = TensorSpec("torch", "float32", (_NBYTES // 4,), _NBYTES, ("parameter", "requires_grad"))
+    tensors = tuple(
+        TensorEntry(spec, name, (Piece(name, _NBYTES * place, _NBYTES),))
+        for name, place in ((own, 0), (own, 1), (shared, 0), (shared, 1))
+    )
+    tree = {"weight": {"$tensor": 0}, "bias": {"$tensor": 1}}
+    state = {"weight": {"$tensor": 2}, "bias": {"$tensor": 3}, "step": record.step}
+    sections = {"model": tree, "optimizer": state}
+    return Manifest(replace(record, digest=manifests.digest(sections, tensors)), sections, tensors)
