@@ -149,17 +149,19 @@ class Checkpoint:
             self._pending = None
         return self
 
-    def load(self, section: str | None = None, *, as_numpy: bool = False) -> Any:
+    def load(self, section: str | None = None, *, as_numpy: bool = False, into: Any = None) -> Any:
         """The state that was saved, or one section of it, on the CPU; every tensor is checked against its hash.
 
-        Tensors come back as what they were; with `as_numpy` all as NumPy arrays, which needs no torch.
+        Tensors come back as what they were; with `as_numpy` all as NumPy arrays, which needs no torch. `into` is such
+        a state as the training has it now: its tensors that fit are overwritten and stand in the result, which saves
+        their memory and a copy. Where it raises Damaged then, some of them are the checkpoint's already.
         Raises Damaged naming the tensor, CheckpointGone when it was deleted meanwhile, CheckpointNotFound for
         a section that it doesn't have.
         """
         from ckpt_tracker.loading import load_state
 
         self.wait()
-        return load_state(self._layout, self._objects, self._record, section=section, as_numpy=as_numpy)
+        return load_state(self._layout, self._objects, self._record, section=section, as_numpy=as_numpy, into=into)
 
     def add_metrics(self, metrics: Mapping[str, float] | None = None, /, **named: float) -> Checkpoint:
         """Records what was measured after the training (`test_acc=0.93`), durably, beside the training's own metrics.

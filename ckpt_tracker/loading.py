@@ -10,6 +10,7 @@ from ckpt_tracker.errors import (
     CheckpointNotFound,
     CkptTrackerError,
     Damaged,
+    InvalidOption,
     MissingExtra,
     StateMismatch,
 )
@@ -18,17 +19,27 @@ from ckpt_tracker.files.layout import Layout
 from ckpt_tracker.files.object_folder import ObjectFolder
 from ckpt_tracker.records import CheckpointRecord
 from ckpt_tracker.selection import nearest
+from ckpt_tracker.state.overwriting import Target, matching
 from ckpt_tracker.state.tensors import kind_named
 from ckpt_tracker.state.tree import decode
 
+_AHEAD_BYTES = 64 * 2**20
+_LARGE = 2**20
+
 
 def load_state(
-    layout: Layout, objects: ObjectFolder, record: CheckpointRecord, *, section: str | None, as_numpy: bool
+    layout: Layout,
+    objects: ObjectFolder,
+    record: CheckpointRecord,
+    *,
+    section: str | None,
+    as_numpy: bool,
+    into: Any = None,
 ) -> Any:
     """The whole tree, or that of one section, with every tensor checked against its hash; tied ones stay tied.
 
-    Of a section nothing is needed but what is in it. Raises Damaged, CheckpointGone, CheckpointNotFound for an
-    unknown section.
+    Of a section nothing is needed but what is in it. Tensors of `into` that fit are overwritten. Raises Damaged,
+    CheckpointGone, CheckpointNotFound for an unknown section.
     """
     found = manifests.read(layout.manifests(record.run), record.version, run=record.run)
     tree = dict(found.sections)
@@ -40,15 +51,12 @@ def load_state(
         )
     if section is not None and section not in tree:
         raise CheckpointNotFound(f"{record.ref} has no section {section!r}{nearest(section, tree)}")
-    loaded: dict[int, Any] = {}
-
-    def tensor(index: int) -> Any:
-        if index not in loaded:
-            loaded[index] = _tensor(found, index, objects, as_numpy=as_numpy)
-        return loaded[index]
-
+    chosen = tree if section is None else tree[section]
+    reader = _Reader(found, objects, as_numpy=as_numpy)
     try:
-        return decode(tree if section is None else tree[section], tensor)
+        if into is not None:
+            reader.overwrite(chosen, into)
+        return decode(chosen, reader.tensor)
     except (Damaged, MissingExtra, StateMismatch) as error:
         if record.ref in str(error):
             raise
@@ -66,15 +74,61 @@ class _Name:
         return self.found.name_of(self.index)
 
 
-def _tensor(found: manifests.Manifest, index: int, objects: ObjectFolder, *, as_numpy: bool) -> Any:
-    entry = found.tensors[index]
-    kind = kind_named("numpy" if as_numpy else entry.spec.kind)
-    ref = found.record.ref
-    data = objects.read(entry, ref=ref, name=_Name(found, index))
-    try:
-        return kind.build(entry.spec, data)
-    except CkptTrackerError:
-        raise
-    except (RuntimeError, TypeError, ValueError) as error:
-        spec = f"{entry.spec.dtype} of shape {list(entry.spec.shape)}"
-        raise Damaged(f"{ref}: tensor {found.name_of(index)} can't be a {spec}: {error}") from error
+class _Reader:
+    """Reads the tensors of one checkpoint, each once, and has the system begin to read what comes next."""
+
+    def __init__(self, found: manifests.Manifest, objects: ObjectFolder, *, as_numpy: bool) -> None:
+        self._found = found
+        self._objects = objects
+        self._as_numpy = as_numpy
+        self._loaded: dict[int, Any] = {}
+        self._targets: dict[int, Target] = {}
+        self._begun = 0
+        self._ahead = 0
+
+    def overwrite(self, skeleton: Any, live: Any) -> None:
+        """Reads into the live tensors that fit. Raises CheckpointGone, Damaged, before that, where an object can't be
+        whole.
+        """
+        if self._as_numpy:
+            raise InvalidOption("load(into=...) gives back the tensors that it is given: leave as_numpy out")
+        tensors = self._found.tensors
+        self._targets = matching(skeleton, [each.spec for each in tensors], live)
+        for index in self._targets:
+            self._objects.check_sizes(tensors[index], ref=self._found.record.ref, name=_Name(self._found, index))
+
+    def tensor(self, index: int) -> Any:
+        """A tensor, by its index in the manifest."""
+        if index not in self._loaded:
+            self._loaded[index] = self._read(index)
+        return self._loaded[index]
+
+    def _read(self, index: int) -> Any:
+        found, target = self._found, self._targets.get(index)
+        entry, ref = found.tensors[index], found.record.ref
+        self._read_ahead(index)
+        self._ahead -= entry.spec.nbytes
+        data = self._objects.read(entry, ref=ref, name=_Name(found, index), into=target.memory if target else None)
+        if target is not None:
+            return target.tensor
+        kind = kind_named("numpy" if self._as_numpy else entry.spec.kind)
+        try:
+            return kind.build(entry.spec, data)
+        except CkptTrackerError:
+            raise
+        except (RuntimeError, TypeError, ValueError) as error:
+            spec = f"{entry.spec.dtype} of shape {list(entry.spec.shape)}"
+            raise Damaged(f"{ref}: tensor {found.name_of(index)} can't be a {spec}: {error}") from error
+
+    def _read_ahead(self, index: int) -> None:
+        """Tensors are asked for in the order of their indexes, because they were numbered in that of the tree."""
+        if index >= self._begun:
+            self._begun, self._ahead = index, 0
+        tensors = self._found.tensors
+        while self._begun < len(tensors) and self._ahead < _AHEAD_BYTES:
+            entry = tensors[self._begun]
+            self._begun += 1
+            self._ahead += entry.spec.nbytes
+            if entry.spec.nbytes >= _LARGE:
+                for piece in entry.pieces:
+                    self._objects.read_ahead(piece.object)

@@ -126,6 +126,16 @@ def _write_direct(descriptor: int, data: memoryview) -> int:
     return written
 
 
+def begin_reading(path: Path) -> None:
+    """Has a plain file come into the page cache while something else is done, where the system can be asked to."""
+    if hasattr(os, "posix_fadvise"):
+        descriptor = open_plain(path)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
+
+
 def unused_name(name: str) -> str:
     """A file name that starts with `name` and that nobody else uses."""
     return f"{name}.{os.urandom(6).hex()}"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from blake3 import blake3
 
+from ckpt_tracker.disk.filesystem import begin_reading
 from ckpt_tracker.disk.plain_files import kind_of_file, open_plain, reading
 from ckpt_tracker.errors import CheckpointGone, CkptTrackerError, Damaged
 from ckpt_tracker.files.encoded import EncodedFolder
@@ -157,24 +158,24 @@ class ObjectFolder:
                 freed += size
         return freed
 
-    def read(self, entry: TensorEntry, *, ref: str, name: object) -> Bytes:
-        """A tensor's bytes in fresh memory, checked against its hash; `name` is what an error calls it.
+    def read(self, entry: TensorEntry, *, ref: str, name: object, into: Bytes | None = None) -> Bytes:
+        """A tensor's bytes, checked against its hash, in fresh memory, or `into` memory that is exactly as long.
 
-        Raises Damaged, naming the tensor and the object; CheckpointGone where the object is missing.
+        `name` is what an error calls it. Raises Damaged, naming the tensor and the object; CheckpointGone where the
+        object is missing.
         """
         import numpy as np
 
         if len(entry.pieces) > 1:
-            for piece in entry.pieces:
-                self._open_piece(piece, ref=ref, name=name).close()
-        data: Bytes | None = None
-        start = 0
+            self.check_sizes(entry, ref=ref, name=name)
+        data, start = into, 0
+        hasher = blake3(max_threads=blake3.AUTO if entry.spec.nbytes > _CHUNK else 1)
         for piece in entry.pieces:
             source = self._open_piece(piece, ref=ref, name=name)
             try:
                 # nothing is allocated before the objects are known to have that much
                 data = _allocate(entry, ref=ref, name=name) if data is None else data
-                source.read_into(data[start : start + piece.nbytes], piece.offset)
+                _read_piece(source, piece, data[start : start + piece.nbytes], hasher)
             except Damaged as error:
                 raise Damaged(f"{ref}: tensor {name} is damaged: {error}") from error
             finally:
@@ -182,11 +183,21 @@ class ObjectFolder:
             start += piece.nbytes
         if data is None:
             data = np.empty(0, dtype=np.uint8)
-        if blake3(memoryview(data)).hexdigest() != entry.hash:
+        if hasher.hexdigest() != entry.hash:
             self.encoded.forget()
             where = ", ".join(str(self.file(piece.object)) for piece in entry.pieces)
             raise Damaged(f"{ref}: tensor {name} is damaged: the bytes in {where} do not have its hash")
         return data
+
+    def check_sizes(self, entry: TensorEntry, *, ref: str, name: object) -> None:
+        """Raises CheckpointGone, Damaged, where an object of the tensor is missing or too short."""
+        for piece in entry.pieces:
+            self._open_piece(piece, ref=ref, name=name).close()
+
+    def read_ahead(self, name: str) -> None:
+        """Has the system begin to read an object that will be asked for; says nothing of what is wrong with it."""
+        with contextlib.suppress(OSError, Damaged):
+            begin_reading(self.path(name))
 
     def open(self, name: str) -> Source | None:
         """Where the object's bytes come from: its own file, its encoded one, or what quarantine has of it.
@@ -295,6 +306,14 @@ def hash_of(source: Source) -> str:
         source.read_into(part, start)
         hasher.update(memoryview(part))
     return hasher.hexdigest()
+
+
+def _read_piece(source: Source, piece: Piece, target: Bytes, hasher: blake3) -> None:
+    """Hashes each chunk while it is still in the caches."""
+    for start in range(0, piece.nbytes, _CHUNK):
+        part = target[start : start + _CHUNK]
+        source.read_into(part, piece.offset + start)
+        hasher.update(memoryview(part))
 
 
 def _allocate(entry: TensorEntry, *, ref: str, name: object) -> Bytes:

@@ -48,6 +48,9 @@ class TensorKind(Protocol):
     def build(self, spec: TensorSpec, data: Bytes) -> Any:
         """The tensor that `data` holds; it may keep `data` as its memory."""
 
+    def memory(self, tensor: Any) -> Bytes | None:
+        """The tensor's own bytes, to be written; None where they are not C-contiguous, or not in this memory."""
+
 
 class NumpyKind:
     """NumPy arrays, with the extra number types of ml_dtypes (bfloat16, float8, …)."""
@@ -80,6 +83,14 @@ class NumpyKind:
     def build(self, spec: TensorSpec, data: Bytes) -> npt.NDArray[Any]:
         """An array over `data` itself."""
         return data.view(numpy_dtype(spec.dtype)).reshape(spec.shape)
+
+    def memory(self, tensor: npt.NDArray[Any]) -> Bytes | None:
+        """The array's bytes."""
+        import numpy as np
+
+        if not tensor.nbytes or not tensor.flags.c_contiguous or not tensor.flags.writeable:
+            return None
+        return tensor.reshape(-1).view(np.uint8)
 
 
 def kind_of(value: object) -> TensorKind | None:

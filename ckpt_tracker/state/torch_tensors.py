@@ -62,6 +62,14 @@ class TorchKind:
             return torch.nn.Parameter(tensor, requires_grad="requires_grad" in spec.flags)
         return tensor.requires_grad_("requires_grad" in spec.flags)
 
+    def memory(self, tensor: torch.Tensor) -> Bytes | None:
+        """The bytes of a tensor on the CPU."""
+        plain = tensor.device.type == "cpu" and tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
+        if not plain or not tensor.numel():
+            return None
+        data: Bytes = tensor.detach().reshape(-1).view(torch.uint8).numpy()
+        return data
+
 
 def encode_value(value: object) -> dict[str, Any] | None:
     """The JSON form of torch's values that are no tensors; None for anything else."""
