@@ -108,10 +108,11 @@ class _Reader:
         entry, ref = found.tensors[index], found.record.ref
         self._read_ahead(index)
         self._ahead -= entry.spec.nbytes
-        data = self._objects.read(entry, ref=ref, name=_Name(found, index), into=target.memory if target else None)
+        kind = kind_named("numpy" if self._as_numpy else entry.spec.kind)
+        memory = kind.allocate if target is None else lambda _: target.memory
+        data = self._objects.read(entry, ref=ref, name=_Name(found, index), memory=memory)
         if target is not None:
             return target.tensor
-        kind = kind_named("numpy" if self._as_numpy else entry.spec.kind)
         try:
             return kind.build(entry.spec, data)
         except CkptTrackerError:

@@ -10,7 +10,7 @@ import contextlib
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -158,8 +158,10 @@ class ObjectFolder:
                 freed += size
         return freed
 
-    def read(self, entry: TensorEntry, *, ref: str, name: object, into: Bytes | None = None) -> Bytes:
-        """A tensor's bytes, checked against its hash, in fresh memory, or `into` memory that is exactly as long.
+    def read(
+        self, entry: TensorEntry, *, ref: str, name: object, memory: Callable[[int], Bytes] | None = None
+    ) -> Bytes:
+        """A tensor's bytes, checked against its hash, in fresh memory, or in what `memory` gives for so many bytes.
 
         `name` is what an error calls it. Raises Damaged, naming the tensor and the object; CheckpointGone where the
         object is missing.
@@ -168,13 +170,14 @@ class ObjectFolder:
 
         if len(entry.pieces) > 1:
             self.check_sizes(entry, ref=ref, name=name)
-        data, start = into, 0
+        data: Bytes | None = None
+        start = 0
         hasher = blake3(max_threads=blake3.AUTO if entry.spec.nbytes > _CHUNK else 1)
         for piece in entry.pieces:
             source = self._open_piece(piece, ref=ref, name=name)
             try:
                 # nothing is allocated before the objects are known to have that much
-                data = _allocate(entry, ref=ref, name=name) if data is None else data
+                data = _allocate(entry, memory, ref=ref, name=name) if data is None else data
                 _read_piece(source, piece, data[start : start + piece.nbytes], hasher)
             except Damaged as error:
                 raise Damaged(f"{ref}: tensor {name} is damaged: {error}") from error
@@ -316,12 +319,13 @@ def _read_piece(source: Source, piece: Piece, target: Bytes, hasher: blake3) -> 
         hasher.update(memoryview(part))
 
 
-def _allocate(entry: TensorEntry, *, ref: str, name: object) -> Bytes:
+def _allocate(entry: TensorEntry, memory: Callable[[int], Bytes] | None, *, ref: str, name: object) -> Bytes:
     import numpy as np
 
+    nbytes = entry.spec.nbytes
     try:
-        return np.empty(entry.spec.nbytes, dtype=np.uint8)
-    except MemoryError as error:
+        return np.empty(nbytes, dtype=np.uint8) if memory is None else memory(nbytes)
+    except (MemoryError, RuntimeError) as error:  # RuntimeError is torch's
         raise CkptTrackerError(f"{ref}: there is no memory for tensor {name}, {entry.spec.nbytes} bytes") from error
 
 

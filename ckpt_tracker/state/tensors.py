@@ -48,6 +48,9 @@ class TensorKind(Protocol):
     def build(self, spec: TensorSpec, data: Bytes) -> Any:
         """The tensor that `data` holds; it may keep `data` as its memory."""
 
+    def allocate(self, nbytes: int) -> Bytes:
+        """Fresh memory for a tensor of so many bytes."""
+
     def memory(self, tensor: Any) -> Bytes | None:
         """The tensor's own bytes, to be written; None where they are not C-contiguous, or not in this memory."""
 
@@ -83,6 +86,12 @@ class NumpyKind:
     def build(self, spec: TensorSpec, data: Bytes) -> npt.NDArray[Any]:
         """An array over `data` itself."""
         return data.view(numpy_dtype(spec.dtype)).reshape(spec.shape)
+
+    def allocate(self, nbytes: int) -> Bytes:
+        """NumPy's own."""
+        import numpy as np
+
+        return np.empty(nbytes, dtype=np.uint8)
 
     def memory(self, tensor: npt.NDArray[Any]) -> Bytes | None:
         """The array's bytes."""

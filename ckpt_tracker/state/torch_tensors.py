@@ -62,6 +62,11 @@ class TorchKind:
             return torch.nn.Parameter(tensor, requires_grad="requires_grad" in spec.flags)
         return tensor.requires_grad_("requires_grad" in spec.flags)
 
+    def allocate(self, nbytes: int) -> Bytes:
+        """torch's own: NumPy asks for huge pages, whose first touch takes several times as long on virtual machines."""
+        data: Bytes = torch.empty(nbytes, dtype=torch.uint8).numpy()
+        return data
+
     def memory(self, tensor: torch.Tensor) -> Bytes | None:
         """The bytes of a tensor on the CPU."""
         plain = tensor.device.type == "cpu" and tensor.is_contiguous() and not (tensor.is_conj() or tensor.is_neg())
