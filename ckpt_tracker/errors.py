@@ -16,7 +16,8 @@ Each also subclasses the builtin that people already catch, and carries the exit
     ├── RunBusy(RuntimeError)                           7   another training is writing this run
     ├── UnstorableLeaf(TypeError)                       8   a value that has no form without pickle
     ├── StateMismatch(RuntimeError)                     9   model and checkpoint don't fit together
-    └── MissingExtra(ImportError)                      10   an optional package is not installed
+    ├── MissingExtra(ImportError)                      10   an optional package is not installed
+    └── ImportRefused(ValueError)                      14   a foreign file asks for more than tensors and plain values
 """
 
 from typing import ClassVar
@@ -108,6 +109,12 @@ class MissingExtra(CkptTrackerError, ImportError):
     """An optional package is needed and not installed; the message gives the command."""
 
     exit_code = 10
+
+
+class ImportRefused(CkptTrackerError, ValueError):
+    """A foreign file can't be read without running what is in it, or with the memory that it may take."""
+
+    exit_code = 14
 
 
 class CheckpointWarning(UserWarning):

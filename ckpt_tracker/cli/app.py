@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import importlib
+import keyword
 from typing import IO, Any
 
 import click
@@ -16,7 +17,7 @@ from ckpt_tracker.errors import CkptTrackerError, StoreFull
 COMMANDS = (
     *("runs", "ls", "show", "best", "why", "diff", "du", "watch", "log", "metrics"),
     *("tag", "pin", "unpin", "prune", "rm", "trash", "undo", "gc", "compact"),
-    *("export", "verify", "verify-resume", "repair", "demo"),
+    *("export", "import", "verify", "verify-resume", "repair", "demo"),
 )
 INTERRUPTED = 130
 _EPILOG = """\
@@ -48,7 +49,7 @@ class Commands(click.Group):
         """The command in the module of that name."""
         if cmd_name not in COMMANDS:
             return None
-        name = cmd_name.replace("-", "_")
+        name = cmd_name.replace("-", "_") + "_" * keyword.iskeyword(cmd_name)
         found: click.Command = getattr(importlib.import_module(f"ckpt_tracker.cli.{name}"), name)
         return found
 

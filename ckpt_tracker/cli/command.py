@@ -22,6 +22,7 @@ EXIT_STATUS = {
     11: "the resumed training is not what it should be",
     12: "two trainings that nobody interrupted differ",
     13: "it could not be tried; the output says why",
+    14: "the file asks for more than tensors and plain values",
     130: "interrupted with Ctrl-C; nothing is left half done",
 }
 _ALWAYS = (0, 1, 2, 3, 4, 5, 130)
