@@ -5,10 +5,16 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from ckpt_tracker.criteria import Scorer, Tie, quoted, winner
 from ckpt_tracker.errors import CheckpointNotFound, InvalidOption
-from ckpt_tracker.records import CheckpointRecord, Monitor, RunRecord
+from ckpt_tracker.records import CheckpointRecord, Mode, Monitor, RunRecord
+from ckpt_tracker.selection import check_monitor
+
+if TYPE_CHECKING:
+    from ckpt_tracker.checkpoint import Checkpoint
+    from ckpt_tracker.store import Store
 
 
 def check_terms(*, tie: str, min_delta: float) -> None:
@@ -48,3 +54,36 @@ def common_monitor(runs: Iterable[RunRecord]) -> Monitor:
     raise InvalidOption(
         f"the runs do not monitor one and the same metric ({', '.join(told[:5]) or 'there are no runs'}): name one"
     )
+
+
+def best_of_runs(
+    store: Store,
+    metric: str | None,
+    mode: Mode | None,
+    *,
+    runs: Iterable[str] | None,
+    tie: Tie,
+    min_delta: float,
+) -> Checkpoint:
+    """What `Store.best` does."""
+    check_terms(tie=tie, min_delta=min_delta)
+    chosen = store.runs() if runs is None else [store.find_run(name) for name in dict.fromkeys(runs)]
+    monitor = check_monitor(metric, mode) or common_monitor(run.record for run in chosen)
+    store.drain()
+    if runs is None and tie == "first" and not min_delta:
+        key = store.index.best_of_all(monitor)
+        if key is not None:
+            return store[f"{key[0]}@v{key[1]}"]
+    records = [record for run in chosen for record in store.index.checkpoints(run.name)]
+    records.sort(key=lambda record: (record.created_at, record.run, record.version))
+    what = f"the runs {', '.join(run.name for run in chosen)}"
+    return store.checkpoint(best_of(records, monitor, what=what, tie=tie, min_delta=min_delta))
+
+
+def last_of_all(store: Store) -> Checkpoint:
+    """What `Store.last` does."""
+    store.drain()
+    newest = store.index.page(limit=1)
+    if not newest:
+        raise CheckpointNotFound(f"the store {store.path} has no checkpoints yet")
+    return store.checkpoint(newest[0])

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker import choosing
+from ckpt_tracker import choosing, looking_up
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.disk.filesystem import StoreLock
 from ckpt_tracker.environment import user
@@ -28,7 +28,7 @@ from ckpt_tracker.files.layout import Layout
 from ckpt_tracker.index.database import Index
 from ckpt_tracker.records import CheckpointRecord, Mode, Plan, RunRecord, VerifyReport
 from ckpt_tracker.run import Run, check_metrics
-from ckpt_tracker.selection import Reference, check_monitor, check_run_name, nearest
+from ckpt_tracker.selection import check_run_name, nearest
 from ckpt_tracker.selection import parse as parse_reference
 from ckpt_tracker.writer import EXIT_SECONDS, not_durable
 
@@ -148,11 +148,10 @@ class Store:
         if wanted.by == "best":
             monitor = wanted.monitor
             return run.best(monitor.metric, monitor.mode) if monitor else run.best()
-        version = self._version(wanted)
+        version = looking_up.version(self, wanted)
         record = None if version is None else self.index.checkpoint(run.name, version)
         if record is None:
-            self._raise_damage(run.name, wanted)
-            raise CheckpointNotFound(self._missing(reference, wanted))
+            raise looking_up.not_found(self, reference, wanted)
         return self.checkpoint(record)
 
     def best(
@@ -168,26 +167,11 @@ class Store:
 
         Without a metric it is by what all of them monitor. Raises CheckpointNotFound, InvalidOption.
         """
-        choosing.check_terms(tie=tie, min_delta=min_delta)
-        chosen = self.runs() if runs is None else [self.find_run(name) for name in dict.fromkeys(runs)]
-        monitor = check_monitor(metric, mode) or choosing.common_monitor(run.record for run in chosen)
-        if runs is None and tie == "first" and not min_delta:
-            self._drain()
-            key = self.index.best_of_all(monitor)
-            if key is not None:
-                return self[f"{key[0]}@v{key[1]}"]
-        records = [each.record for run in chosen for each in run.checkpoints()]
-        records.sort(key=lambda record: (record.created_at, record.run, record.version))
-        what = f"the runs {', '.join(run.name for run in chosen)}"
-        return self.checkpoint(choosing.best_of(records, monitor, what=what, tie=tie, min_delta=min_delta))
+        return choosing.best_of_runs(self, metric, mode, runs=runs, tie=tie, min_delta=min_delta)
 
     def last(self) -> Checkpoint:
         """The newest of all runs. Raises CheckpointNotFound where there is none."""
-        self._drain()
-        newest = self.index.page(limit=1)
-        if not newest:
-            raise CheckpointNotFound(f"the store {self.path} has no checkpoints yet")
-        return self.checkpoint(newest[0])
+        return choosing.last_of_all(self)
 
     def frame(self, run: str | None = None) -> dict[str, list[Any]]:
         """All checkpoints, or a run's, as columns of equal length: one row a checkpoint, each metric a column.
@@ -197,7 +181,7 @@ class Store:
         """
         from ckpt_tracker.frame import frame
 
-        self._drain()
+        self.drain()
         return frame(self.index.checkpoints(None if run is None else self.find_run(run).name))
 
     def checkpoint(self, record: CheckpointRecord) -> Checkpoint:
@@ -378,7 +362,8 @@ class Store:
 
         return Reclaimer(self.layout, self.objects, self.lock)
 
-    def _drain(self) -> None:
+    def drain(self) -> None:
+        """Waits until what was saved through this store is written."""
         for run in self._runs.values():
             run._drain()
 
@@ -388,38 +373,6 @@ class Store:
 
     def _fill(self, index: Index) -> None:
         catching_up.bring_up_to_date(index, self.layout)
-
-    def _version(self, wanted: Reference) -> int | None:
-        if wanted.by == "version":
-            return wanted.number
-        if wanted.by == "tag":
-            return self.run_record(wanted.run).tags.get(wanted.tag or "")
-        if wanted.by == "last":
-            return self.index.last(wanted.run)
-        if wanted.by == "epoch":
-            return self.index.at(wanted.run, epoch=wanted.number)
-        return self.index.at(wanted.run, step=wanted.number)
-
-    def _raise_damage(self, run: str, wanted: Reference) -> None:
-        """Of a checkpoint that the index does not have because its manifest can't be read, says why it can't."""
-        from ckpt_tracker.files import manifest
-
-        if wanted.by == "version" and wanted.number:
-            with contextlib.suppress(CheckpointNotFound):
-                manifest.read(self.layout.manifests(run), wanted.number, run=run)
-
-    def _missing(self, reference: str, wanted: Reference) -> str:
-        records = self.index.checkpoints(wanted.run)
-        if not records:
-            return f"{reference!r} matches nothing: run {wanted.run!r} has no checkpoints yet"
-        known = [f"v{each.version}" for each in records]
-        if wanted.by in ("epoch", "step"):
-            numbers = sorted({getattr(each, wanted.by) for each in records} - {None})
-            known = [f"{wanted.by}:{number}" for number in numbers]
-        elif wanted.by == "tag":
-            known = ["last", "best", *self.run_record(wanted.run).tags, *known]
-        text = reference.partition("@")[2]
-        return f"{reference!r} matches no checkpoint{nearest(text, known)}"
 
 
 def _close(run: Run) -> None:
