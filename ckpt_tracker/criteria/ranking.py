@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,6 @@ from ckpt_tracker.records import CheckpointRecord, Monitor
 from ckpt_tracker.selection import nearest
 
 Tie = Literal["first", "last"]
-_ODD = {math.inf: "Inf", -math.inf: "-Inf"}
 OWN_NAMES = ("epoch", "step", "version", "size_mb", "stored_mb")
 """What is known of a checkpoint itself: `size_mb` is what it holds, `stored_mb` what it added (millions of bytes)."""
 
@@ -61,21 +60,31 @@ class Scorer:
         return [self._score(record) for record in self.records]
 
     def _score(self, record: CheckpointRecord) -> Score:
-        text = self.criterion.label
         values = self._values(record)
         absent = [name for name in self.criterion.names if name not in values]
         if record.weights_problem:
             return Score(record, unranked=record.weights_problem)
         if absent:
             return Score(record, unranked=f"no {', '.join(absent)}", missing=True)
+        for name in self.criterion.names:
+            if not math.isfinite(values[name]):
+                return Score(record, unranked=f"{name} is {_odd(values[name])}")
+        return self._value(record, values)
+
+    def _value(self, record: CheckpointRecord, values: Mapping[str, float]) -> Score:
+        text = self.criterion.label
         try:
             if self.criterion.where is not None and not self.criterion.where.holds(values):
                 return Score(record, unranked=f"{text.partition('where')[2].strip()} does not hold")
             value = float(self.criterion.expression.evaluate(values))
+        except ZeroDivisionError:
+            return Score(record, unranked=f"{text} has no value: a division by zero")
         except (ArithmeticError, ValueError) as error:
-            return Score(record, unranked=f"{text} has no value: {error}")
+            large = isinstance(error, OverflowError)
+            why = "too large" if large else "a root, power or logarithm of what has none"
+            return Score(record, unranked=f"{text} has no value: {why}")
         if not math.isfinite(value):
-            return Score(record, unranked=f"{text} is {_ODD.get(value, 'NaN')}")
+            return Score(record, unranked=f"{text} is {_odd(value)}")
         return Score(record, value)
 
     def _values(self, record: CheckpointRecord) -> dict[str, float]:
@@ -88,6 +97,10 @@ class Scorer:
         }
         known = {name: value for name, value in own.items() if value is not None and name not in self.known}
         return {**known, **record.metrics}
+
+
+def _odd(value: float) -> str:
+    return "NaN" if math.isnan(value) else "Inf" if value > 0 else "-Inf"
 
 
 def ranking(scores: Iterable[Score], monitor: Monitor) -> list[Score]:

@@ -54,7 +54,9 @@ class Best(Policy):
         _check_count("Best", self.count)
         check_monitor(self.metric, self.mode)
         if self.metric is not None:
-            parse(str(self.metric))
+            if not isinstance(self.metric, str):
+                raise InvalidOption(f"Best ranks by the name of a metric or an expression, found {self.metric!r}")
+            parse(self.metric)
 
     def bound_to(self, monitor: Monitor | None) -> Retention:
         if self.metric is not None:

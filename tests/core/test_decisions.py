@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -65,6 +66,9 @@ POLICIES = [
     "last:2 (every:1epoch cap:50B)",
     "last:1 best:3:weights cap:45B",
     "last:5 cap:1B",
+    "last:1 best:2:1/val_loss:max",
+    "best:2:val_loss+epoch/100:min 'best:1:step where val_loss < 0.4:max'",
+    "best:2:log(val_loss-0.3):min:weights last:2",
 ]
 
 
@@ -89,6 +93,13 @@ def test_decisions_are_those_that_somebody_has_read(keep: str, golden: Callable[
     golden(_file(keep), _text(keep, MNIST))
 
 
+def test_weights_that_hold_nan_are_kept_by_others_alone(golden: Callable[[Path, str], None]) -> None:
+    """Of two with the best loss, one that is kept for another reason, and one that is not."""
+    broken = {8: {"model.fc.weight": "nan"}, 9: {"model.a": "inf", "model.b": "inf"}, 12: {"model.a": "nan"}}
+    records = [replace(each, nonfinite=broken.get(each.version, {})) for each in MNIST]
+    golden(_file("broken"), _text("last:1 best:3 every:8epochs cap:60B", records))
+
+
 def test_a_plan_for_several_runs_shares_the_cap(golden: Callable[[Path, str], None]) -> None:
     """Each run's first before any run's second; of equal rank the newer."""
     golden(_file("two runs"), _text("last:3 best:2 cap:48B", [*GAN, *MNIST]))
@@ -102,5 +113,5 @@ def test_what_has_its_weights_only_already_loses_nothing_more(golden: Callable[[
 
 def test_every_golden_file_is_of_a_test() -> None:
     """One that nobody compares says nothing."""
-    names = {_file(keep).name for keep in [*POLICIES, "two runs", "stripped"]}
+    names = {_file(keep).name for keep in [*POLICIES, "two runs", "stripped", "broken"]}
     assert {path.name for path in FOLDER.iterdir()} == names

@@ -185,6 +185,10 @@ INVALID = {
     "within for ever": lambda: Within(days=INF),
     "within a text": lambda: Within(hours="3"),  # type: ignore[arg-type]
     "best by nothing": lambda: Best(1, " ", "min"),
+    "best by a number": lambda: Best(1, 5, "min"),  # type: ignore[arg-type]
+    "best by half an expression": lambda: Best(1, "0.7*loss -", "min"),
+    "best by a condition": lambda: Best(1, "loss < 0.4", "min"),
+    "best by a function that is none": lambda: Best(1, "ln(loss)", "min"),
     "a union of nothing": lambda: Union(()),
     "a cap of nothing": lambda: Last(1).capped(0),
     "a cap below nothing": lambda: Last(1).capped(-5),
@@ -217,6 +221,10 @@ TEXTS: dict[str, Retention] = {
     "last:2 best:3": Last(2) | Best(3),
     "  last:2\tbest:3:loss:max  every:1step ": Last(2) | Best(3, "loss", "max") | Every(steps=1),
     "best:1:'val loss':min": Best(1, "val loss", "min"),
+    "best:1:0.7*acc-0.3*log(loss):max": Best(1, "0.7*acc-0.3*log(loss)", "max"),
+    "'best:2:f1 where loss < 0.4:max:weights' last:1": Best(2, "f1 where loss < 0.4", "max").weights_only() | Last(1),
+    "('best:1:(a + b)/2:max' cap:1MB)": Best(1, "(a + b)/2", "max").capped("1MB"),
+    "best:1:`a(b)`:min": Best(1, "`a(b)`", "min"),
     "best:5:weights": Best(5).weights_only(),
     "best:5:weights:min": Best(5, "weights", "min"),
     "last:2 best:5:loss:min:weights": Last(2) | Best(5, "loss", "min").weights_only(),

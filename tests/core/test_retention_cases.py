@@ -53,7 +53,6 @@ def _kept(keep: str, records: list[CheckpointRecord], monitors: Mapping[str, Mon
 
 
 FIVE = "0.5 0.1 0.4 0.3 0.2"
-
 CASES: dict[str, tuple[str, str, str]] = {
     # ties and equal times
     "a tie goes to the earlier": ("best:1:loss:min", "0.3 0.1 0.1", "2"),
@@ -71,6 +70,22 @@ CASES: dict[str, tuple[str, str, str]] = {
     "missing ones are worth less than ranked ones": ("best:1:loss:min cap:10B", "- 0.5 -", "2"),
     "nan alone is nothing": ("best:1:loss:min", "nan nan", ""),
     "nan and infinity among others": ("last:1 best:1:loss:min", "nan inf 0.7 nan", "3 4"),
+    "nan for the lowest and the highest": ("best:1:loss:min best:1:loss:max", "nan 0.5 0.1 nan", "2 3"),
+    "the best of zero and less": ("best:2:loss:max", "-1 -0.5 0 -inf", "2 3"),
+    "a metric that all lack": ("best:2:loss:min", "- - - -", "3 4"),
+    "a metric that the newest lacks": ("last:1 best:1:loss:min", "0.1 0.2 -", "1 3"),
+    # expressions
+    "an expression": ("best:1:2*loss-1:max", FIVE, "1"),
+    "the nearest to a value": ("best:2:abs(loss-0.25):min", FIVE, "4 5"),
+    "a tie of an expression": ("best:1:abs(loss-0.375):min", "1 0.5 2 0.25", "2"),
+    "later ones count more": ("best:1:loss-0.02*step:min", FIVE, "5"),
+    "a condition": ("'best:1:loss where epoch >= 2:min'", FIVE, "5"),
+    "a condition that none meets": ("'best:1:loss where loss < 0:min' last:1", FIVE, "5"),
+    "a division by zero": ("best:2:1/loss:max", "0 0.5 0.1", "2 3"),
+    "infinity, turned into a number": ("best:1:1/loss:min", "0.5 inf 0.25", "1"),
+    "logarithms of negatives": ("best:3:log(loss):min", "-1 0 0.5 1", "3 4"),
+    "an expression that lacks a metric": ("best:1:loss+acc:min", "0.5 0.1 0.4", "3"),
+    "by size": ("best:1:size_mb:min last:1", "1*30 1*5 1*20", "2 3"),
     # a budget
     "a budget that holds all": ("last:5 cap:50B", FIVE, "1 2 3 4 5"),
     "one byte less": ("last:5 cap:49B", FIVE, "2 3 4 5"),

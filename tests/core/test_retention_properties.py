@@ -109,9 +109,9 @@ def test_planning_twice_gives_the_same(parts: list[Retention], records: list[Che
 
 
 @SETTINGS
-@given(parts=st.lists(policies.filter(lambda each: not isinstance(each, Best)), min_size=1), records=histories())
+@given(parts=st.lists(policies, min_size=1), records=histories())
 def test_what_a_plan_keeps_it_keeps_again(parts: list[Retention], records: list[CheckpointRecord]) -> None:
-    """Applied, and planned once more, nothing else goes. (The unranked that Best keeps may be fewer then.)"""
+    """Applied, and planned once more, nothing else goes."""
     keep = _join(parts)
     kept = _kept(keep, records)
     assert _kept(keep, [each for each in records if each.version in kept]) == kept
@@ -210,7 +210,7 @@ def test_the_order_of_what_is_capped_does_not_matter(
 
 @SETTINGS
 @given(
-    parts=st.lists(policies.filter(lambda each: not isinstance(each, Best)), min_size=1, max_size=4),
+    parts=st.lists(policies, min_size=1, max_size=4),
     size=sizes,
     records=histories(),
 )
