@@ -17,6 +17,7 @@ from ckpt_tracker.integrations._lightning import state as states
 from ckpt_tracker.integrations._lightning import trainer as inner
 from ckpt_tracker.integrations._lightning.front import Front
 from ckpt_tracker.integrations._lightning.io import path_of
+from ckpt_tracker.integrations._lightning.manual import ManualGradients
 from ckpt_tracker.integrations._lightning.metrics import Moment, Validation
 from ckpt_tracker.integrations._lightning.position import TrainPosition
 from ckpt_tracker.integrations._lightning.random import Randomness, generators_of
@@ -53,8 +54,15 @@ class Fit:
         )
         self._unwatch = inner.watch_loader(trainer, self._position.watch)
         self._redo = Redo(trainer, self._random)
+        self._gradients = ManualGradients()
         self.restoring = Restoring(
-            tracker, trainer, random=self._random, position=self._position, redo=self._redo, validation=self.validation
+            tracker,
+            trainer,
+            random=self._random,
+            position=self._position,
+            redo=self._redo,
+            gradients=self._gradients,
+            validation=self.validation,
         )
         self._over: Moment | None = None
         self._saving: Moment | None = None
@@ -78,6 +86,7 @@ class Fit:
         self._step = trainer.global_step
         self._tracker.schedule.start(step=self._step)
         self.restoring.start()
+        self._gradients.watch(trainer)
         self._redo.watch()
         self.signals.take_over()
         if self.skip and self.restoring.as_offered:
@@ -201,6 +210,7 @@ class Fit:
             "validation": _generators.capture(generators_of(trainer.val_dataloaders)),
             "torchmetrics": metrics.metric_states(trainer.lightning_module),
             "averages": metrics.averages(trainer) if moment.inside else {},
+            "gradients": self._gradients.capture(),
             "monitored": metrics.monitored(trainer),
         }
         loop = {
@@ -247,6 +257,7 @@ class Fit:
         """Takes everything back that was put into the trainer."""
         self._unwatch()
         self._redo.release()
+        self._gradients.release()
         self._position.release()
         self._trainer.callbacks = [each for each in self._trainer.callbacks if each is not self.front]
         self.signals.stop()

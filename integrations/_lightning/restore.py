@@ -13,6 +13,7 @@ from ckpt_tracker.integrations._lightning import context as contexts
 from ckpt_tracker.integrations._lightning import metrics
 from ckpt_tracker.integrations._lightning import state as states
 from ckpt_tracker.integrations._lightning import trainer as inner
+from ckpt_tracker.integrations._lightning.manual import ManualGradients
 from ckpt_tracker.integrations._lightning.metrics import Validation
 from ckpt_tracker.integrations._lightning.position import TrainPosition
 from ckpt_tracker.integrations._lightning.random import Randomness, generators_of, restore_generators
@@ -33,6 +34,7 @@ class Restoring:
         random: Randomness,
         position: TrainPosition,
         redo: Redo,
+        gradients: ManualGradients,
         validation: Validation,
     ) -> None:
         self.averages: dict[str, dict[str, Any]] = {}
@@ -42,6 +44,7 @@ class Restoring:
         self._random = random
         self._position = position
         self._redo = redo
+        self._gradients = gradients
         self._validation = validation
         self._offered: str | None = None
         self._decided = False
@@ -162,6 +165,7 @@ class Restoring:
         mine = self._mine(resume)
         states.restore_modes(trainer.lightning_module, resume["loop"]["modes"])
         metrics.restore_metric_states(trainer.lightning_module, mine["torchmetrics"])
+        self._gradients.restore(mine["gradients"])
         trainer.callback_metrics.update(mine["monitored"])
         self._validation.names = set(resume["loop"]["validation_metrics"])
         if mine["validation"]:

@@ -45,9 +45,11 @@ def to_state(checkpoint: Mapping[str, Any], trainer: Any) -> dict[str, object]:
         "datamodule": _take(rest, [_name(trainer.datamodule)]),
     }
     gathered = [{key: each[key] for key in _GATHERED} for each in ranks]
+    waiting = [each["gradients"] for each in ranks]
     optional = {
         "scaler": _take(rest, [_name(trainer.precision_plugin)]),
         "torchmetrics": gathered if any(each[key] for each in gathered for key in _GATHERED) else [],
+        "gradients": waiting if any(waiting) else [],
         "hyperparameters": _take(rest, [*_HYPERPARAMETERS, *_HYPERPARAMETER_NAMES]),
         "ranks": [each["own"] for each in ranks] if any(each["own"] for each in ranks) else [],
         "lightning": rest,
@@ -67,13 +69,14 @@ def to_checkpoint(state: Mapping[str, Any], *, ref: str) -> dict[str, Any]:
             rest.pop("rng"),
             data["ranks"],
             rest.pop("torchmetrics", nothing),
+            rest.pop("gradients", [{}] * len(data["ranks"])),
             loop.pop(_MONITORED),
             rest.pop("ranks", [[]] * len(data["ranks"])),
             strict=True,
         )
         ranks = [
-            {"rng": rng, **order, **gathered, _MONITORED: monitored, "own": own}
-            for rng, order, gathered, monitored, own in parts
+            {"rng": rng, **order, **gathered, "gradients": gradients, _MONITORED: monitored, "own": own}
+            for rng, order, gathered, gradients, monitored, own in parts
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise _foreign(ref, state) from error

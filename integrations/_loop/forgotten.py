@@ -15,9 +15,9 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.swa_utils import AveragedModel
 
-from ckpt_tracker.integrations._loop.gradients import parameters
 from ckpt_tracker.integrations._loop.parts import Parts
 from ckpt_tracker.integrations._shared import stateful as _stateful
+from ckpt_tracker.integrations._shared.gradients import parameters
 
 _KINDS = (LRScheduler, torch.optim.Optimizer, AveragedModel, torch.amp.GradScaler)
 

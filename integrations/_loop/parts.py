@@ -12,10 +12,10 @@ from typing import Any
 import torch
 
 from ckpt_tracker.errors import InvalidOption, StateMismatch
-from ckpt_tracker.integrations._loop.gradients import Gradients
 from ckpt_tracker.integrations._shared import generators as _generators
 from ckpt_tracker.integrations._shared import overrides as _overrides
 from ckpt_tracker.integrations._shared import stateful as _stateful
+from ckpt_tracker.integrations._shared.gradients import Gradients
 
 OWN = ("rng", "generators", "loop", "data", "gradients", "ranks")
 """Sections that are not an object's."""
