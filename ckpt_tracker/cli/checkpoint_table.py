@@ -58,8 +58,12 @@ def shared_bytes(record: CheckpointRecord) -> int:
 
 def marks(record: CheckpointRecord, *, best: bool) -> str:
     """`best pinned paper`: what may stand behind the @, and what else sets a checkpoint apart."""
-    held = {"best": best, "pinned": record.pinned, "weights-only": record.full_digest is not None}
-    return " ".join([*(name for name, holds in held.items() if holds), *record.tags])
+    words = ["best"] if best else []
+    if record.pinned:
+        words.append("pinned")
+    if record.full_digest is not None:
+        words.append("weights-only")
+    return " ".join([*words, *record.tags])
 
 
 def _columns(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +65,8 @@ def _check_installed() -> None:
 @contextmanager
 def _place(store: str | None) -> Iterator[tuple[Path, Path]]:
     """The store to use, and a temporary folder."""
+    import tempfile
+
     with tempfile.TemporaryDirectory(prefix="ckpt-demo-") as folder:
         scratch = Path(folder)
         yield (Path(store).expanduser() if store else scratch / "checkpoints"), scratch

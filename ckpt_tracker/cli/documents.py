@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker.records import CheckpointRecord
-
 if TYPE_CHECKING:
-    from ckpt_tracker.records import Decision, Finding, Monitor, Plan, RunRecord
+    from ckpt_tracker.records import CheckpointRecord, Decision, Finding, Monitor, Plan, RunRecord
 
 Document = dict[str, Any]
 
@@ -26,16 +23,14 @@ DECISION_KEYS = (
 
 FINDING_KEYS = "ref (empty where it is the store's), path, problem, kind, loads [section that still loads]"
 
-_RECORD_FIELDS = tuple(field.name for field in dataclasses.fields(CheckpointRecord))
-
 
 def checkpoint_document(record: CheckpointRecord, *, best: bool) -> Document:
     """A checkpoint; `best` by its run's own monitor."""
     from ckpt_tracker.cli.checkpoint_table import shared_bytes
 
-    fields = {name: getattr(record, name) for name in _RECORD_FIELDS}
+    fields = dict(vars(record))
     for name in ("parents", "evaluations"):
-        fields[name] = [dataclasses.asdict(each) for each in fields[name]]
+        fields[name] = [dict(vars(each)) for each in fields[name]]
     return {"ref": record.ref, **fields, "shared_bytes": shared_bytes(record), "best": best}
 
 
@@ -55,14 +50,14 @@ def plan_document(plan: Plan) -> Document:
 
 def run_document(record: RunRecord) -> Document:
     """A run."""
-    return dataclasses.asdict(record)
+    return {**vars(record), "monitor": monitor_document(record.monitor)}
 
 
 def monitor_document(monitor: Monitor | None) -> Document | None:
     """`{metric, mode}`, or None."""
-    return None if monitor is None else dataclasses.asdict(monitor)
+    return None if monitor is None else dict(vars(monitor))
 
 
 def finding_document(finding: Finding) -> Document:
     """What `verify` found wrong; the path is absolute."""
-    return {**dataclasses.asdict(finding), "path": str(finding.path)}
+    return {**vars(finding), "path": str(finding.path)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import re
@@ -13,6 +14,7 @@ NONE = "-"
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
 
+@functools.lru_cache(4096)
 def size(nbytes: float) -> str:
     """`1.5 MB`: decimal units, as disks are sold."""
     if nbytes < 1000:

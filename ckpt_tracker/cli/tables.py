@@ -7,7 +7,7 @@ In a pipe they are plain text of any width. Both are written here and not by ric
 from __future__ import annotations
 
 import os
-import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +20,7 @@ from ckpt_tracker.cli.output import on_terminal
 Row = TypeVar("Row")
 _GAP = "  "
 _LEAST_WRAPPED = 24
+_USUAL_WIDTH = 80
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,13 @@ def coloured() -> bool:
 
 def terminal_width() -> int:
     """In characters; `$COLUMNS` counts more than the terminal."""
-    return shutil.get_terminal_size().columns
+    given = os.environ.get("COLUMNS", "")
+    if given.isdigit() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else 1).columns or _USUAL_WIDTH
+    except (OSError, ValueError):
+        return _USUAL_WIDTH
 
 
 def _joined(filled: Sequence[_Filled]) -> list[str]:

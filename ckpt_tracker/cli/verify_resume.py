@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -88,6 +87,8 @@ verify_resume.allow_interspersed_args = False  # the script's own options are no
 def _folder(keep: str | None) -> Iterator[tuple[Path, bool]]:
     """Where the stores are, and whether they stay there."""
     if keep is None:
+        import tempfile
+
         with tempfile.TemporaryDirectory(prefix="ckpt-trial-") as temporary:
             yield Path(temporary).resolve(), False
         return
