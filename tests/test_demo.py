@@ -10,10 +10,12 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from json_shapes import faults
 
 from ckpt_tracker import Store
 from ckpt_tracker.cli.app import ckpt as group
 from ckpt_tracker.cli.demo_story import Story
+from ckpt_tracker.cli.schemas import SCHEMAS
 
 pytest.importorskip("torch")
 pytest.importorskip("sklearn")
@@ -81,6 +83,7 @@ def test_a_second_demo_in_the_same_store_is_a_run_of_its_own(told):
     )
     assert (ended.returncode, ended.stderr) == (0, "")
     found = json.loads(ended.stdout)
+    assert [*faults(found, SCHEMAS["demo"])] == []
     assert (found["run"], found["equal"]) == ("digits-2", True)
     assert found["digest"] == found["uninterrupted_digest"] == found["checkpoints"][-1]["digest"]
     assert found["stall_seconds"] == sum(each["stall_seconds"] for each in found["checkpoints"])

@@ -13,16 +13,50 @@ from ckpt_tracker.cli.command import store_option
 from ckpt_tracker.cli.human import printable, relative
 from ckpt_tracker.errors import CkptTrackerError, StoreFull
 
-COMMANDS = (
-    *("runs", "ls", "show", "best", "why", "diff", "du", "watch", "log", "metrics"),
-    *("tag", "pin", "unpin", "prune", "rm", "trash", "undo", "gc", "compact"),
-    *("export", "import", "verify", "verify-resume", "repair", "demo"),
-)
+SECTIONS = {
+    "Look": {
+        "runs": "The trainings in the store, each with its newest and its best",
+        "ls": "Checkpoints, sorted by any metric, and why each is kept",
+        "show": "Everything about one checkpoint",
+        "best": "The best checkpoint, by any metric",
+        "why": "Why a checkpoint is kept, or what became of it",
+        "diff": "What two checkpoints differ in, tensor by tensor",
+        "watch": "The checkpoints of a training as they come",
+        "log": "What happened to the checkpoints, by whom and why",
+    },
+    "Keep": {
+        "tag": "Name a checkpoint; what has a name is kept",
+        "pin": "Keep a checkpoint, whatever the retention says",
+        "unpin": "Leave it to the retention again",
+        "metrics": "Add what was measured after the training",
+    },
+    "Free space": {
+        "du": "What takes the space, and what a retention would free",
+        "prune": "What a retention keeps and why; with --yes the rest goes",
+        "rm": "Move checkpoints to the trash",
+        "trash": "What was removed and can be had back",
+        "undo": "Bring it back from the trash",
+        "gc": "Delete what no checkpoint needs",
+        "compact": "Put what is stored into fewer bytes, losslessly",
+    },
+    "Use and check": {
+        "export": "Write weights to a .safetensors, .pt, .npz or .keras file",
+        "import": "Make a checkpoint of a .pt or .ckpt file",
+        "verify": "Check every checkpoint, with --deep every byte",
+        "repair": "Put right what is damaged",
+        "verify-resume": "Whether a training, killed and restarted, ends the same",
+        "demo": "See a training killed and resumed, bit for bit",
+    },
+}
+COMMANDS = tuple(name for commands in SECTIONS.values() for name in commands)
 INTERRUPTED = 130
 _EPILOG = """\
-A REF is RUN, RUN@last, RUN@best, RUN@best:METRIC:min|max, RUN@v12, RUN@epoch:3, RUN@step:1200 or RUN@TAG.
-Every command has --help, with examples and its exit codes, and --json.
-To complete them all in bash: eval "$(_CKPT_COMPLETE=bash_source ckpt)"; also zsh_source, fish_source."""
+A REF is RUN, RUN@last, RUN@best, RUN@best:METRIC:min|max, RUN@v12,
+RUN@epoch:3, RUN@step:1200 or RUN@TAG.
+ckpt COMMAND --help has examples, the exit codes, and the keys of its --json.
+To complete runs, references and options in bash (or zsh_source, fish_source):
+eval "$(_CKPT_COMPLETE=bash_source ckpt)"
+"""
 
 
 class Failure(click.ClickException):
@@ -43,6 +77,13 @@ class Commands(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         """In the order in which people need them."""
         return list(COMMANDS)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """By what people want to do. None is imported for that."""
+        width = max(map(len, COMMANDS))
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), told) for name, told in commands.items()])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command in the module of that name."""

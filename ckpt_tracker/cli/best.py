@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import click
 
 from ckpt_tracker.cli.command import command
-from ckpt_tracker.cli.documents import CHECKPOINT_KEYS
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import METRIC, RUN
 from ckpt_tracker.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -24,12 +24,14 @@ if TYPE_CHECKING:
         'ckpt best --across-runs --metric "val_f1 where val_loss < 0.4" --mode max',
         "ckpt best mnist --json | jq -r .ref",
     ],
-    document=f"One checkpoint: {CHECKPOINT_KEYS} (true), monitor {{metric, mode}} (what was asked for).",
 )
-@click.argument("runs", metavar="[RUN]...", nargs=-1)
+@click.argument("runs", type=RUN, metavar="[RUN]...", nargs=-1)
 @click.option("--across-runs", is_flag=True, help="The best of all RUNs together; of all runs where none is named.")
 @click.option(
-    "--metric", metavar="M", help="A metric or an expression to rank by.  [default: the metric that the run monitors]"
+    "--metric",
+    type=METRIC,
+    metavar="M",
+    help="A metric or an expression to rank by.  [default: the metric that the run monitors]",
 )
 @click.option("--mode", type=click.Choice(["min", "max"]), help="Whether a lower or a higher value is better.")
 @click.option(

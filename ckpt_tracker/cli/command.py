@@ -42,21 +42,21 @@ def _json_option() -> click.Option:
 class Command(click.Command):
     """A command whose help ends in examples, the JSON's form and a table of exit codes."""
 
-    def __init__(
-        self, *args: Any, examples: Sequence[str], document: str, exits: Sequence[int] = (), **options: Any
-    ) -> None:
+    def __init__(self, *args: Any, examples: Sequence[str], exits: Sequence[int] = (), **options: Any) -> None:
         super().__init__(*args, **options)
         self.examples = tuple(examples)
-        self.document = document
         self.exits = tuple(sorted({*_ALWAYS, *exits}))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Writes the three sections."""
+        from ckpt_tracker.cli.schemas import described
+
         with formatter.section("Examples"):
             for example in self.examples:
                 formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
-        with formatter.section("JSON"):
-            formatter.write_text(self.document)
+        heading, keys = described(self.name or "")
+        with formatter.section(f"JSON: {heading[:-1].lower()}"):
+            formatter.write_dl(keys)
         with formatter.section("Exit status"):
             formatter.write_dl([(str(code), EXIT_STATUS[code]) for code in self.exits])
 
@@ -64,18 +64,17 @@ class Command(click.Command):
 def command(
     *,
     examples: Sequence[str],
-    document: str,
     exits: Sequence[int] = (),
     store: click.Option | None = None,
 ) -> Callable[[Callable[..., None]], Command]:
     """Makes a function a command; its docstring is the help.
 
-    `document` describes what `--json` prints, `exits` are its exit codes besides those that every command has.
+    `exits` are its exit codes besides those that every command has.
     The function is given `store` and `as_json` with its own parameters.
     """
 
     def decorate(function: Callable[..., None]) -> Command:
-        made: Command = click.command(cls=Command, examples=examples, document=document, exits=exits)(function)
+        made: Command = click.command(cls=Command, examples=examples, exits=exits)(function)
         made.params += [store or store_option(), _json_option()]
         return made
 

@@ -9,6 +9,7 @@ import click
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import RUN
 
 if TYPE_CHECKING:
     from ckpt_tracker.compaction.apply import Compaction
@@ -16,13 +17,9 @@ if TYPE_CHECKING:
 
 @command(
     examples=["ckpt compact --dry-run", "ckpt compact mnist", "ckpt compact --json | jq .freed_bytes"],
-    document=(
-        "dry_run, objects (how many are encoded), before_bytes, after_bytes (about, with --dry-run), freed_bytes "
-        "(with what earlier encodings needed, and nothing does any more)."
-    ),
     exits=(6, 10),
 )
-@click.argument("run", required=False)
+@click.argument("run", type=RUN, required=False)
 @click.option("--dry-run", is_flag=True, help="Only say about how much would be freed.")
 def compact(run: str | None, dry_run: bool, store: str | None, as_json: bool) -> None:
     """Encodes the tensors of RUN, or of all runs, so that they take less room; they load as before, bit for bit.

@@ -23,11 +23,6 @@ _KEEP = store_option("--keep", text="Keep what the demo makes, in this store.  [
 
 @command(
     examples=["ckpt demo", "ckpt demo --keep demo-checkpoints", "ckpt demo --json | jq .equal"],
-    document=(
-        "store, run, killed {epoch, batch}, resumed_from (a reference or null), checkpoints (as `ckpt ls` "
-        "prints them), best (a reference), nbytes and stored_bytes (of all checkpoints together), stall_seconds, "
-        "training_seconds, digest, uninterrupted_digest, equal."
-    ),
     exits=(6, 10),
     store=_KEEP,
 )

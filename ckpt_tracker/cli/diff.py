@@ -28,12 +28,6 @@ _SHOWN = 20
         "ckpt diff mnist@v3 mnist-lr3e-4@v3 --section model --all",
         "ckpt diff mnist@v1 mnist@v2 --json | jq '.differences[] | {path, l2: .distance.relative_l2}'",
     ],
-    document=(
-        "first, second {ref, run, version, epoch, step, created_at, digest, nbytes}, equal (their states are "
-        "bit-equal), metrics {name: [two]}, config, code, environment [{name, values [two]}], tensors (how many there "
-        "are), changed_tensors, differences [{path, section, tensor, values [two], distance {elements, differing, "
-        "max_absolute, max_relative, relative_l2, nans [two], infs [two]} or null}]."
-    ),
 )
 @click.argument("a", type=REF)
 @click.argument("b", type=REF)

@@ -9,20 +9,6 @@ if TYPE_CHECKING:
 
 Document = dict[str, Any]
 
-CHECKPOINT_KEYS = (
-    "ref, run, version, epoch, step, metrics {name: number}, created_at (UTC), digest, nbytes, stored_bytes, "
-    "shared_bytes (that the store had before), sections [name], kind, reason, parents [{ref, digest, overrides}], "
-    "stall_seconds, write_seconds, context (world size, data, …), tags [name], pinned, full_digest (of one with "
-    "weights only: its digest when it was whole), nonfinite {path: nan or inf} (weights that hold such), "
-    "evaluations [{version, name, value, at, by, user}] (which of the metrics were measured later), best"
-)
-DECISION_KEYS = (
-    "ref, run, version, epoch, step, metrics {name: number}, created_at (UTC), nbytes, keep, weights_only (it loses "
-    "what predictions don't need), reasons [text]"
-)
-
-FINDING_KEYS = "ref (empty where it is the store's), path, problem, kind, loads [section that still loads]"
-
 
 def checkpoint_document(record: CheckpointRecord, *, best: bool) -> Document:
     """A checkpoint; `best` by its run's own monitor."""

@@ -26,12 +26,6 @@ if TYPE_CHECKING:
         'ckpt du --keep "last:1 best:3"',
         "ckpt du --json | jq '.runs | max_by(.own_bytes) | .run'",
     ],
-    document=(
-        "runs [{run, checkpoints, nbytes (logical, of all checkpoints), needed_bytes (on the disk), own_bytes (that no "
-        "other run needs), keep (the retention, or null), prunable_bytes (what `ckpt prune` with it would free)}], "
-        "sections [{section, nbytes, needed_bytes}], object_bytes (of all objects on the disk), trash_bytes, "
-        "unneeded_bytes, prunable_bytes (of all runs together), free_bytes (of the file system)."
-    ),
 )
 @click.option("--keep", metavar="RETENTION", help="Another retention than each run's own; see `ckpt prune --help`.")
 def du(keep: str | None, store: str | None, as_json: bool) -> None:

@@ -27,10 +27,6 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".npz", ".keras")
         "ckpt export mnist weights.pt          # torch.load('weights.pt', weights_only=True)",
         "ckpt export mnist@v12 everything.pt --section all",
     ],
-    document=(
-        "ref, digest, file (absolute), format, section, tensors (how many were written), file_bytes, "
-        "left_out [names of values that the format can't hold]"
-    ),
     exits=(6, 9, 10),
 )
 @click.argument("ref", type=REF)

@@ -11,7 +11,6 @@ from ckpt_tracker.cli.opening import open_store
 
 @command(
     examples=["ckpt gc --dry-run", "ckpt gc"],
-    document="dry_run, freed_bytes (what was freed, or would be).",
 )
 @click.option("--dry-run", is_flag=True, help="Only say how much would be freed.")
 def gc(dry_run: bool, store: str | None, as_json: bool) -> None:

@@ -9,6 +9,7 @@ import click
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
 from ckpt_tracker.cli.opening import folder
+from ckpt_tracker.cli.params import RUN
 from ckpt_tracker.errors import InvalidOption
 
 
@@ -17,11 +18,10 @@ from ckpt_tracker.errors import InvalidOption
         "ckpt import lightning_logs/version_0/checkpoints/last.ckpt mnist",
         "ckpt import resnet50.pt pretrained --memory 4GB",
     ],
-    document="ref, digest, nbytes, sections [names].",
     exits=(6, 7, 8, 10, 14),
 )
 @click.argument("file", type=click.Path(path_type=Path))
-@click.argument("run")
+@click.argument("run", type=RUN)
 @click.option("--memory", help="What reading FILE may take, such as 8GB.  [default: three times its size, and 1 GB]")
 def import_(file: Path, run: str, memory: str | None, store: str | None, as_json: bool) -> None:
     """Makes of FILE, which torch.save wrote (.pt, .pth, .ckpt), the next checkpoint of RUN, of the kind `import`.

@@ -21,12 +21,6 @@ if TYPE_CHECKING:
 
 @command(
     examples=["ckpt log", "ckpt log mnist", "ckpt log mnist --tag paper", "ckpt log mnist --tag paper --at 2026-11-01"],
-    document=(
-        "An array, oldest first; of each: at (UTC), run, event (saved, evicted, removed, stripped, restored, tagged, "
-        "untagged, pinned, unpinned, evaluated, started, finished), versions [number], by (tracker, python, or a "
-        "command), user, details {epoch, step, reason, metrics; tag, before; keep; resumed_from}. With --at an "
-        "object: run, at, tags {tag: version}."
-    ),
 )
 @click.argument("run", type=RUN, required=False)
 @click.option("--tag", "name", type=TAG, metavar="NAME", help="Only where this tag went.")

@@ -9,7 +9,6 @@ import click
 
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
-from ckpt_tracker.cli.documents import CHECKPOINT_KEYS
 from ckpt_tracker.cli.opening import open_store
 from ckpt_tracker.cli.params import METRIC, RUN
 
@@ -28,10 +27,6 @@ _MOST_EXPLAINED = 1000
         "ckpt ls mnist --columns epoch,val_loss,size,why",
         "ckpt ls mnist --json | jq '.[] | select(.best) | .ref'",
     ],
-    document=(
-        f"An array, in the order of the list; of each: {CHECKPOINT_KEYS} (by its run's own monitor), reasons "
-        "[text] (why its run's retention keeps it; null where --columns or their number leaves them out)."
-    ),
 )
 @click.argument("names", type=RUN, metavar="[RUN]...", nargs=-1)
 @click.option(

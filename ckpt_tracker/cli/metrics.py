@@ -22,10 +22,6 @@ if TYPE_CHECKING:
         "ckpt metrics mnist@best add test_acc=0.93",
         "ckpt metrics mnist@v7 add test/acc=0.93 test/f1=0.91 --json | jq .metrics",
     ],
-    document=(
-        "ref, metrics [{name, value, added_at (UTC), by, user}], by name; the last three are null for what the "
-        "training itself recorded."
-    ),
 )
 @click.argument("ref", type=REF)
 @click.argument("action", type=click.Choice(["add"]), required=False)

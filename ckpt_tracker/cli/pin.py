@@ -11,7 +11,6 @@ from ckpt_tracker.cli.params import REF
 
 @command(
     examples=["ckpt pin mnist@v7", "ckpt pin mnist@best --json | jq -r .ref"],
-    document="ref, pinned (true), changed (it was not before).",
 )
 @click.argument("ref", type=REF)
 def pin(ref: str, store: str | None, as_json: bool) -> None:

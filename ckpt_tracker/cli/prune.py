@@ -8,8 +8,8 @@ import click
 
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
-from ckpt_tracker.cli.documents import DECISION_KEYS
 from ckpt_tracker.cli.opening import open_store
+from ckpt_tracker.cli.params import RUN
 from ckpt_tracker.errors import InvalidOption
 
 if TYPE_CHECKING:
@@ -22,12 +22,8 @@ if TYPE_CHECKING:
         'ckpt prune mnist --keep "last:2 best:5:val_loss:min:weights every:10epochs" --yes',
         'ckpt prune --keep "last:9 within:7days:day cap:20GB" --json | jq .freed_bytes',
     ],
-    document=(
-        "applied, keep (as text), freed_bytes (once the trash is emptied), decisions "
-        f"[{DECISION_KEYS}], oldest checkpoint of each run first."
-    ),
 )
-@click.argument("runs", metavar="[RUN]...", nargs=-1)
+@click.argument("runs", type=RUN, metavar="[RUN]...", nargs=-1)
 @click.option("--keep", required=True, metavar="RETENTION", help="What to keep; see above.")
 @click.option("--yes", is_flag=True, help="Do it. Without this nothing is changed.")
 def prune(runs: tuple[str, ...], keep: str, yes: bool, store: str | None, as_json: bool) -> None:

@@ -8,7 +8,6 @@ import click
 
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
-from ckpt_tracker.cli.documents import FINDING_KEYS
 from ckpt_tracker.cli.opening import folder, open_store
 from ckpt_tracker.cli.verify import problem
 
@@ -26,10 +25,6 @@ _WORDS: dict[Deed, tuple[str, str]] = {
 
 @command(
     examples=["ckpt repair", "ckpt repair --yes", "ckpt repair --json | jq '.losses[].ref'"],
-    document=(
-        f"done (whether it was carried out), steps [{{deed, {FINDING_KEYS}}}], losses [{{ref, loads}}], freed_bytes, "
-        "quarantine (the folder); the exit code is 5 where something is to be done and --yes is not given."
-    ),
     exits=(6,),
 )
 @click.option("--yes", is_flag=True, help="Do it; without, it is only said.")

@@ -12,7 +12,6 @@ from ckpt_tracker.errors import InvalidOption
 
 @command(
     examples=["ckpt rm mnist@v7", "ckpt rm mnist@v7 mnist@v8", "ckpt rm mnist@last --json | jq -r .removed[]"],
-    document="removed [references], in the order in which they were named.",
 )
 @click.argument("refs", type=REF, metavar="REF...", nargs=-1, required=True)
 def rm(refs: tuple[str, ...], store: str | None, as_json: bool) -> None:

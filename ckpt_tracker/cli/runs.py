@@ -17,12 +17,6 @@ if TYPE_CHECKING:
 
 @command(
     examples=["ckpt runs", "ckpt runs --store /data/checkpoints --json"],
-    document=(
-        "An array, oldest run first; of each run: name, created_at (UTC), config, environment, unnamed, finished, "
-        "monitor {metric, mode} or null, last_start (at, resumed_from, config, environment, …), tags {tag: version}, "
-        "pins [version], evaluations [{version, name, value, at, by, user}], checkpoints (how many), last and best "
-        "(references or null), stored_bytes."
-    ),
 )
 def runs(store: str | None, as_json: bool) -> None:
     """Lists the runs of the store, oldest first: how many checkpoints each has, the newest and the best.

@@ -9,7 +9,7 @@ import click
 
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
-from ckpt_tracker.cli.documents import CHECKPOINT_KEYS, Document
+from ckpt_tracker.cli.documents import Document
 from ckpt_tracker.cli.opening import open_store
 from ckpt_tracker.cli.params import REF
 
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 
 @command(
     examples=["ckpt show mnist", "ckpt show mnist@best", "ckpt show mnist@epoch:3 --json | jq .config.lr"],
-    document=(
-        f"One checkpoint: {CHECKPOINT_KEYS} (by its run's own monitor), tensors (how many), section_sizes "
-        "{section: {tensors, nbytes}}, manifest (its file), and of its run: config, environment, "
-        "monitor {metric, mode} or null, finished. In the sizes a tensor that two names share counts once."
-    ),
 )
 @click.argument("ref", type=REF)
 def show(ref: str, store: str | None, as_json: bool) -> None:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 @command(
     examples=["ckpt tag mnist@best paper", "ckpt tag mnist paper --delete", "ckpt tag mnist@v7 paper --json"],
-    document="ref, tag, before (the reference that had the name, or null), deleted.",
 )
 @click.argument("ref", type=REF)
 @click.argument("name", type=TAG)

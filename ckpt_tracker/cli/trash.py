@@ -17,11 +17,6 @@ if TYPE_CHECKING:
 
 @command(
     examples=["ckpt trash", "ckpt trash --empty", "ckpt trash --json | jq '.checkpoints[].ref'"],
-    document=(
-        "freed_bytes (what emptying would free, or has freed), emptied, checkpoints [ref, run, version, epoch, step, "
-        "metrics, removed_at, until (UTC: `ckpt gc` deletes it after that), stripped (it is in its run with its "
-        "weights only), by, user, keep (the retention that it fell to)], the last removed first."
-    ),
 )
 @click.option("--empty", is_flag=True, help="Delete all of it, for good.")
 def trash(empty: bool, store: str | None, as_json: bool) -> None:

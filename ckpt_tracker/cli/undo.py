@@ -10,7 +10,6 @@ from ckpt_tracker.cli.opening import open_store
 
 @command(
     examples=["ckpt undo", "ckpt undo mnist", "ckpt undo mnist@v7 --json | jq -r .restored[]"],
-    document="restored [references], oldest first.",
 )
 @click.argument("ref", required=False)
 def undo(ref: str | None, store: str | None, as_json: bool) -> None:

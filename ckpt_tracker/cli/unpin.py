@@ -11,7 +11,6 @@ from ckpt_tracker.cli.params import REF
 
 @command(
     examples=["ckpt unpin mnist@v7", "ckpt unpin mnist@best --json | jq -r .ref"],
-    document="ref, pinned (false), changed (it was pinned before).",
 )
 @click.argument("ref", type=REF)
 def unpin(ref: str, store: str | None, as_json: bool) -> None:

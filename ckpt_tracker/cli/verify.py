@@ -9,7 +9,6 @@ import click
 
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
-from ckpt_tracker.cli.documents import FINDING_KEYS
 from ckpt_tracker.cli.opening import open_store
 from ckpt_tracker.cli.params import RUN
 
@@ -19,10 +18,6 @@ if TYPE_CHECKING:
 
 @command(
     examples=["ckpt verify", "ckpt verify mnist --deep", "ckpt verify --deep --json | jq '.findings[].ref'"],
-    document=(
-        f"ok, deep, checkpoints and objects (how many were looked at), bytes_read, findings [{{{FINDING_KEYS}}}], lost "
-        "[the same, of what an earlier repair found lost]; the exit code is 5 where ok is false."
-    ),
 )
 @click.argument("run", type=RUN, required=False)
 @click.option("--deep", is_flag=True, help="Read every byte, and compare its hash.")

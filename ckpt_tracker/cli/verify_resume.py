@@ -28,13 +28,6 @@ _KEEP = store_option("--keep", text="Keep all stores, and what the script printe
         "ckpt verify-resume --kill-after 2 -- python train.py",
         "ckpt verify-resume --runs 20 --seed 1 --json -- python train.py | jq .causes",
     ],
-    document=(
-        "outcome (equal, different, left out, not deterministic, not tried), equal, headline, remedy, kills [{after "
-        "(checkpoints), seconds, resumed_from, compared}], ended_early, compared, checkpoints and seconds (of an "
-        "uninterrupted training), deviation or null {run, epoch, step, digests [two], differences [{path, section, "
-        "values [two], and of tensors elements, differing, max_absolute, max_relative, relative_l2, nans [two], "
-        "infs [two]}]}, causes [{kind, sentence, remedy}], notes [text], output (the last lines of a failed script)."
-    ),
     exits=(11, 12, 13),
     store=_KEEP,
 )

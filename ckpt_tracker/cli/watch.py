@@ -11,7 +11,6 @@ import click
 
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import EXIT_STATUS, command
-from ckpt_tracker.cli.documents import CHECKPOINT_KEYS
 from ckpt_tracker.cli.opening import open_store
 from ckpt_tracker.cli.params import RUN
 
@@ -24,7 +23,6 @@ INTERRUPTED = max(EXIT_STATUS)
 
 @command(
     examples=["ckpt watch mnist", "ckpt watch mnist --interval 10", "ckpt watch mnist --json | jq --unbuffered .ref"],
-    document=f"One object a line, for the newest checkpoint and for each that comes: {CHECKPOINT_KEYS}.",
 )
 @click.argument("run", type=RUN)
 @click.option(

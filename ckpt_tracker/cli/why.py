@@ -9,7 +9,6 @@ import click
 
 from ckpt_tracker.cli import human
 from ckpt_tracker.cli.command import command
-from ckpt_tracker.cli.documents import DECISION_KEYS
 from ckpt_tracker.cli.opening import open_store
 from ckpt_tracker.cli.params import REF
 from ckpt_tracker.errors import CheckpointNotFound, InvalidOption
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
 @command(
     examples=["ckpt why mnist@v3", "ckpt why mnist@best", 'ckpt why mnist@v3 --keep "last:2 best:1:val_acc:max"'],
-    document=f"retention (as text), {DECISION_KEYS}.",
 )
 @click.argument("ref", type=REF)
 @click.option("--keep", metavar="RETENTION", help="Another retention than the run's own.")

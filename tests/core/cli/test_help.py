@@ -28,7 +28,7 @@ def all_errors(cls=errors.CkptTrackerError):
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_examples_and_its_exit_codes(ckpt, name):
-    """`ckpt NAME --help` says what it does, shows examples, describes the JSON and lists the exit codes."""
+    """`ckpt NAME --help` says what it does, shows examples, lists the JSON's keys and the exit codes."""
     result = ckpt(name, "--help")
     assert result.exit_code == 0
     assert command(name).help
@@ -36,7 +36,7 @@ def test_every_command_has_help_with_examples_and_its_exit_codes(ckpt, name):
     found = {int(line.split()[0]): line.split(maxsplit=1)[1] for line in listed if line.strip()}
     assert found == {code: EXIT_STATUS[code] for code in command(name).exits}
     assert all(example in result.stdout for example in command(name).examples)
-    assert command(name).document.split(":")[0].split(",")[0] in result.stdout
+    assert "\nJSON: " in result.stdout
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -57,12 +57,11 @@ def test_every_command_takes_json_and_store(name):
 
 
 def test_help_lists_every_command(ckpt):
-    """`ckpt --help` names each command with the first sentence of its help."""
-    result = ckpt("--help")
-    listed = result.stdout.partition("Commands:")[2]
-    assert [line.split()[0] for line in listed.splitlines() if line[:2] == "  " and line[2] != " "][
-        : len(COMMANDS)
-    ] == [*COMMANDS]
+    """`ckpt --help` has each command on one line of 80 columns, by what people want to do."""
+    shown = ckpt("--help").stdout
+    listed = shown.partition("Look:")[2].partition("A REF is")[0].splitlines()
+    assert [line.split()[0] for line in listed if line.strip() and line[0] == " "] == [*COMMANDS]
+    assert all(len(line) <= 80 for line in shown.splitlines())
 
 
 def test_every_module_with_a_command_is_listed():
@@ -84,6 +83,7 @@ def test_help_loads_neither_rich_nor_anything_heavier(python):
         from ckpt_tracker.cli.app import ckpt
         ckpt(["--help"], standalone_mode=False)
         heavy = {"keras", "lightning", "numpy", "orjson", "rich", "sklearn", "sqlite_utils", "tensorflow", "torch"}
+        heavy |= {"ckpt_tracker.cli.ls", "ckpt_tracker.records", "ckpt_tracker.store", "sqlite3"}
         print("loaded:", *sorted(heavy & set(sys.modules)))
         """
     )

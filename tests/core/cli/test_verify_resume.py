@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from json_shapes import faults
+
+from ckpt_tracker.cli.schemas import SCHEMAS
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "resuming_numpy.py"
 
@@ -20,7 +23,9 @@ def tried(ckpt, monkeypatch):
     def run(wrong="", *options):
         arguments = ["--timeout", "120", *options, "--json", "--", sys.executable, SCRIPT, *([wrong] if wrong else [])]
         result = ckpt("verify-resume", *arguments)
-        return result.exit_code, json.loads(result.stdout)
+        document = json.loads(result.stdout)
+        assert [*faults(document, SCHEMAS["verify-resume"])] == []
+        return result.exit_code, document
 
     return run
 
