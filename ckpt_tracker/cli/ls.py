@@ -23,15 +23,21 @@ _MOST_EXPLAINED = 1000
 @command(
     examples=[
         "ckpt ls mnist",
-        "ckpt ls mnist --sort val_loss -n 3",
+        "ckpt ls --sort val_loss -n 3",
+        'ckpt ls mnist --where "epoch > 5 and val_loss < 0.4"',
         "ckpt ls mnist --columns epoch,val_loss,size,why",
         "ckpt ls mnist --json | jq '.[] | select(.best) | .ref'",
     ],
 )
 @click.argument("names", type=RUN, metavar="[RUN]...", nargs=-1)
 @click.option(
-    "--sort", "key", type=METRIC, metavar="KEY", help="By a metric or a column, lowest first; what has none comes last."
+    "--sort",
+    "key",
+    type=METRIC,
+    metavar="KEY",
+    help="By a metric, a column or an expression, lowest first; what has no value comes last.",
 )
+@click.option("--where", metavar="CONDITION", help='Only what it holds of, such as "epoch > 5 and val_loss < 0.4".')
 @click.option("--desc", is_flag=True, help="Highest first, or newest first.")
 @click.option(
     "-n", "--limit", metavar="N", type=click.IntRange(min=1), help="The first N with --sort, else the last N."
@@ -40,6 +46,7 @@ _MOST_EXPLAINED = 1000
 def ls(
     names: tuple[str, ...],
     key: str | None,
+    where: str | None,
     desc: bool,
     limit: int | None,
     columns: str | None,
@@ -59,7 +66,8 @@ def ls(
     why      why the run's retention keeps it; `ckpt why REF` tells more. Left
              out of more than 1,000, unless --columns names it
 
-    --columns has besides: created, write (how long writing took), reason (why it was saved), kind, sections, digest.
+    Conditions and expressions are those of `ckpt best`. More columns are: created, write (how long writing took),
+    reason (why it was saved), kind, sections, digest.
     """
     from ckpt_tracker.cli.checkpoint_table import print_checkpoints
     from ckpt_tracker.cli.ordering import arranged
@@ -71,7 +79,8 @@ def ls(
         records = [record for run in runs for record in opened.index.checkpoints(run.name)]
         best = best_versions(opened, runs)
         reasons = _reasons(opened, runs, records, only)
-        shown = arranged(records, key=key, descending=desc, limit=limit)
+        found = _matching(records, where) if where else records
+        shown = arranged(found, key=key, descending=desc, limit=limit)
         if as_json:
             emit_json(_document(shown, best, reasons))
         elif shown:
@@ -81,8 +90,18 @@ def ls(
             )
             _print_trend(runs, records, best)
         else:
-            where = f"run {' and '.join(names)}" if names else f"the store {human.path(opened.path)}"
-            note(f"{where} has no checkpoints yet")
+            note(_nothing(opened, names, where if records else None))
+
+
+def _matching(records: Sequence[CheckpointRecord], condition: str) -> Sequence[CheckpointRecord]:
+    from ckpt_tracker.criteria import matching
+
+    return matching(records, condition)
+
+
+def _nothing(store: Store, names: Sequence[str], condition: str | None) -> str:
+    what = f"run {' and '.join(names)}" if names else f"the store {human.path(store.path)}"
+    return f"{what} has no checkpoint where {condition}" if condition else f"{what} has no checkpoints yet"
 
 
 def best_versions(store: Store, runs: Sequence[RunRecord]) -> dict[str, int | None]:

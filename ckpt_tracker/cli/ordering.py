@@ -51,9 +51,22 @@ def _rank(value: float | None, sign: int) -> tuple[bool, float]:
 
 def _value(key: str, records: Sequence[CheckpointRecord]) -> Value:
     known = _VALUES.get(key)
-    if known is not None:
-        return known
+    if known is not None or not records:
+        return known or (lambda record: None)
     metrics = {name for record in records for name in record.metrics}
-    if records and key not in metrics:
-        raise InvalidOption(f"nothing can be sorted by {key!r}{nearest(key, [*sorted(metrics), *_VALUES])}")
-    return lambda record: record.metrics.get(key)
+    if key in metrics:
+        return lambda record: record.metrics.get(key)
+    return _scores(key, [*sorted(metrics), *_VALUES], records)
+
+
+def _scores(text: str, names: Sequence[str], records: Sequence[CheckpointRecord]) -> Value:
+    """An expression, as `ckpt best` has it."""
+    from ckpt_tracker.criteria import Scorer
+    from ckpt_tracker.records import Monitor
+
+    scorer = Scorer(Monitor(text, "min"), records)
+    if scorer.unknown:
+        unknown = scorer.unknown[0]
+        raise InvalidOption(f"nothing can be sorted by {unknown!r}{nearest(unknown, names)}")
+    scores = {(each.record.run, each.record.version): each.value for each in scorer.scores()}
+    return lambda record: scores[record.run, record.version]

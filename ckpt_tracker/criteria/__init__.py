@@ -17,6 +17,6 @@ is more than letters, digits, `_` and dots stands in backquotes.
 
 from ckpt_tracker.criteria.expression import Criterion
 from ckpt_tracker.criteria.parsing import parse, quoted
-from ckpt_tracker.criteria.ranking import Score, Scorer, Tie, ranking, winner
+from ckpt_tracker.criteria.ranking import Score, Scorer, Tie, matching, ranking, winner
 
-__all__ = ["Criterion", "Score", "Scorer", "Tie", "parse", "quoted", "ranking", "winner"]
+__all__ = ["Criterion", "Score", "Scorer", "Tie", "matching", "parse", "quoted", "ranking", "winner"]

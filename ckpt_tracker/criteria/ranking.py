@@ -10,6 +10,7 @@ from typing import Literal
 
 from ckpt_tracker.criteria.expression import Criterion, Name
 from ckpt_tracker.criteria.parsing import PLAIN_NAME, parse
+from ckpt_tracker.errors import InvalidOption
 from ckpt_tracker.records import CheckpointRecord, Monitor
 from ckpt_tracker.selection import nearest
 
@@ -87,6 +88,14 @@ class Scorer:
             return Score(record, unranked=f"{text} is {_odd(value)}")
         return Score(record, value)
 
+    def holds(self, record: CheckpointRecord) -> bool:
+        """What stands behind `where` does; not of a record that lacks a value in it."""
+        where, values = self.criterion.where, self._values(record)
+        try:
+            return where is None or where.holds(values)
+        except (LookupError, ArithmeticError, ValueError):
+            return False
+
     def _values(self, record: CheckpointRecord) -> dict[str, float]:
         own = {
             "epoch": record.epoch,
@@ -122,3 +131,21 @@ def winner(scores: Sequence[Score], monitor: Monitor, *, tie: Tie = "first", min
         if not each.unranked and (best is None or sign * each.value < sign * best.value - min_delta):
             best = each
     return best
+
+
+def matching(records: Iterable[CheckpointRecord], condition: str) -> list[CheckpointRecord]:
+    """The records of which a condition holds, such as `epoch > 5 and val_loss < 0.4`; what lacks one of its names is
+    left out.
+
+    Raises InvalidOption for what is no condition, or has a name that no record has.
+    """
+    try:
+        scorer = Scorer(Monitor(f"version where {condition}", "min"), records)
+    except InvalidOption as error:
+        raise InvalidOption(
+            f"{condition!r} is no condition: expected such as 'epoch > 5 and val_loss < 0.4'"
+        ) from error
+    if scorer.records and scorer.unknown:
+        name = scorer.unknown[0]
+        raise InvalidOption(f"{condition!r}: nothing is called {name!r}{nearest(name, [*scorer.known, *OWN_NAMES])}")
+    return [record for record in scorer.records if scorer.holds(record)]

@@ -27,6 +27,9 @@ def names(result):
         (["--sort", "new"], ["v2", "v3", "v1"]),
         (["--sort", "age"], ["v3", "v2", "v1"]),
         (["--desc"], ["v3", "v2", "v1"]),
+        (["--sort", "val_loss + 10*acc", "--desc"], ["v2", "v1", "v3"]),
+        (["--where", "epoch > 0"], ["v2", "v3"]),
+        (["--where", "val_loss < 1 and not acc > 0.05"], ["v1"]),
         (["-n", "2"], ["v2", "v3"]),
         (["-n", "2", "--desc"], ["v3", "v2"]),
     ],
@@ -42,6 +45,13 @@ def test_runs_are_compared_in_one_list(ckpt, mnist):
     assert names(ckpt("ls", "gan", "mnist", "-n", "1", "--store", mnist)) == ["gan@v1"]
 
 
+def test_a_condition_that_holds_of_none_is_no_error(ckpt, mnist):
+    """Nothing on stdout, and the words on stderr say of what."""
+    result = ckpt("ls", "mnist", "--where", "epoch > 99", "--store", mnist)
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == "run mnist has no checkpoint where epoch > 99\n"
+
+
 def test_columns_are_chosen_by_name(ckpt, mnist):
     """`--columns` gives these and no others, in their order, those too that are not shown unasked."""
     result = ckpt("ls", "mnist", "--columns", "acc, sections,epoch,reason", "--store", mnist)
@@ -55,6 +65,9 @@ def test_columns_are_chosen_by_name(ckpt, mnist):
     [
         (["--columns", "epoch,los"], "there is no column 'los'"),
         (["--columns", "val_los"], "did you mean 'val_loss' or 'stall'?"),
+        (["--sort", "val_loss + ac"], "nothing can be sorted by 'ac'; did you mean 'acc'?"),
+        (["--where", "epoch"], "'epoch' is no condition: expected such as 'epoch > 5 and val_loss < 0.4'"),
+        (["--where", "epoc > 1"], "'epoc > 1': nothing is called 'epoc'; did you mean 'epoch' or 'step'?"),
         (["--sort", "val_los"], "nothing can be sorted by 'val_los'; did you mean 'val_loss' or 'stall'?"),
     ],
 )
