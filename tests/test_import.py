@@ -13,9 +13,11 @@ import lightning.pytorch as lightning
 import pytest
 import torch
 from click.testing import CliRunner
+from json_shapes import faults
 
 from ckpt_tracker import Store
 from ckpt_tracker.cli.app import ckpt
+from ckpt_tracker.cli.schemas import SCHEMAS
 
 
 @pytest.fixture
@@ -24,7 +26,10 @@ def call(tmp_path):
 
     def run(file, *options):
         arguments = ["import", str(file), "foreign", "--store", str(tmp_path / "store"), "--json", *options]
-        return CliRunner().invoke(ckpt, arguments)
+        result = CliRunner().invoke(ckpt, arguments)
+        if result.exit_code == 0:
+            assert [*faults(json.loads(result.stdout), SCHEMAS["import"])] == []
+        return result
 
     return run
 

@@ -54,7 +54,7 @@ class Command(click.Command):
         with formatter.section("Examples"):
             for example in self.examples:
                 formatter.write(f"{'':>{formatter.current_indent}}{example}\n")
-        heading, keys = described(self.name or "")
+        heading, keys = described((self.name or "").rstrip("-"))
         with formatter.section(f"JSON: {heading[:-1].lower()}"):
             formatter.write_dl(keys)
         with formatter.section("Exit status"):
