@@ -88,6 +88,18 @@ SPOILT = {
         [1, 5],
         ["pop", *COUNTERS, "1.SeedableRandomSampler.initial_seed"],
     ),
+    "the optimizer's moments": (
+        KILLED["accumulation, inside"][0],
+        [1, 8],
+        ["zero", "optimizer", "state", 0, "exp_avg"],
+    ),
+    "BatchNorm's buffers": ({"average": "ema"}, [1, 3], ["zero", "model", "1.running_mean"]),
+    "the average": ({"average": "ema"}, [1, 3], ["zero", "ema", "module.0.weight"]),
+    "torch's generator": ({"average": "ema"}, [1, 3], ["pop", "rng", "torch"]),
+    "the seeds of two workers": (KILLED["two workers, inside"][0], [1, 5], ["pop", "data", "start", "rng", "torch"]),
+    "the plateau's best": (KILLED["bfloat16 and plateau"][0], [2, 3], ["zero", "scheduler", "best"]),
+    "the cycle's place": (KILLED["bfloat16 and one cycle, inside"][0], [1, 5], ["zero", "scheduler", "last_epoch"]),
+    "the place in an IterableDataset": ({"data": "stream", **INSIDE}, [1, 5], ["zero", "data", "batch"]),
     "another rank's generators": ({"ranks": 2, "scheduler": "plateau"}, [2, 1], ["pop", "ranks", 0, "rng", "numpy"]),
     "what another rank has registered": (
         {"ranks": 2, "scheduler": "plateau"},

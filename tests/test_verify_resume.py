@@ -36,6 +36,7 @@ LOST = {
     ),
     "order": (3, "holds the random generator torch.Generator `DataLoader.generator`", "tracker.batches(loader)"),
     "scheduler": (3, "holds the scheduler ExponentialLR `scheduler in main()`", "scheduler="),
+    "buffer": (3, "holds the buffer (persistent=False) Tensor `Centred.mean`", "persistent=True"),
     "average": (3, "holds the weights' average AveragedModel `average in main()`", "ema="),
 }
 

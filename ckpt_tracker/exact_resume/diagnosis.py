@@ -23,7 +23,7 @@ _RANDOM = re.compile(r"(^|[.\]\[\"])(rng|generators?|seed_generator\w*|random\w*
 _ROUNDING = 1e-5
 _FEW = 4
 # of a training's own state, in the order of their weight as a cause
-_PARTS = ("generator", "scheduler", "optimizer", "sampler", "scaler", "object", "average", "module")
+_PARTS = ("generator", "scheduler", "optimizer", "sampler", "scaler", "object", "average", "module", "buffer")
 
 
 @dataclass(frozen=True)
@@ -194,8 +194,10 @@ def _callbacks(case: Case) -> Cause | None:
 def _variable(case: Case) -> Cause | None:
     if case.keeps_workers:
         return _KEPT_WORKERS
-    # counters say more than running values
-    counted = sorted(case.variables.items(), key=lambda item: isinstance(item[1][0], float))
+    # counters say more than lengths, and these more than running values
+    counted = sorted(
+        case.variables.items(), key=lambda item: (isinstance(item[1][0], float), item[0].startswith("len("))
+    )
     if not counted:
         return None
     told = _some([f"{name} ({was} uninterrupted, {now} resumed)" for name, (was, now) in counted])

@@ -14,8 +14,10 @@ _WHAT = {
     "scaler": "the gradient scaler",
     "average": "the weights' average",
     "module": "the weights of",
+    "buffer": "the buffer (persistent=False)",
     "object": "the state of",
 }
+_PERSISTENT = "let it be part of the module's state: register_buffer(..., persistent=True), the default"
 _SET_EPOCH = "call its set_epoch with the number of the epoch, at the start of every epoch"
 # by the tracker's integration ("" for the core), then by kind ("" for all others)
 _REMEDIES = {
@@ -84,6 +86,8 @@ def values(each: Suspect) -> str:
 
 
 def _remedy(each: Suspect, integration: str) -> str:
+    if each.kind == "buffer":
+        return _PERSISTENT
     known = _REMEDIES.get(integration, _REMEDIES[""])
     kind = "loader" if re.search(r"(Loader|Sampler)\.", each.holder) else each.kind
     text = known.get(kind, known.get(each.kind, known[""]))

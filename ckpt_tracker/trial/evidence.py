@@ -90,6 +90,8 @@ def _state(each: Living) -> Any:
     value = each.value
     if each.kind == "generator":
         return _generator_state(value)
+    if each.kind == "buffer":
+        return {"buffer": value}
     if each.kind == "sampler":
         return {"epoch": vars(value)["epoch"]}
     if hasattr(value, "_parameters"):

@@ -11,6 +11,7 @@ import itertools
 import re
 import sys
 import sysconfig
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -65,7 +66,9 @@ class Survey:
     objects: list[Living]
     """Each once, under the name that the script would call it by where there are several."""
     variables: dict[str, int | float | bool]
-    """The numbers that the script itself keeps: attributes, globals, locals. No text: it might be a secret."""
+    """The numbers that the script itself keeps, and the lengths of its collections: attributes, globals, locals.
+    No text: it might be a secret.
+    """
 
 
 def survey() -> Survey:
@@ -80,6 +83,8 @@ def survey() -> Survey:
             names.setdefault(id(value), []).append((rank, name))
         elif rank < _FOREIGN and type(value) in (int, float, bool):
             numbers.setdefault(name, []).append(value)
+        elif rank < _FOREIGN and type(value) in (list, deque, dict, set):
+            numbers.setdefault(_length_of(name), []).append(len(value))
     for value in gc.get_objects():
         kind = _kind_of(value)
         if kind is not None:
@@ -94,6 +99,8 @@ def survey() -> Survey:
         for identity, (kind, value) in found.items()
         if identity not in inner
     ]
+    modules = [value for kind, value in found.values() if kind == "module"]
+    objects += [Living("buffer", value, name) for each in modules for name, value in _passing_buffers(each)]
     return Survey(objects, {name: values[0] for name, values in numbers.items() if len(values) == 1})
 
 
@@ -161,6 +168,14 @@ def _parts(module: Any) -> Iterator[Any]:
     yield from (each for each in getattr(module, "_modules", {}).values() if each is not None)
 
 
+def _passing_buffers(module: Any) -> Iterator[tuple[str, Any]]:
+    """Those that no state dict holds (persistent=False): most are constants, but some change while training."""
+    held = getattr(module, "_buffers", {})
+    for name in sorted(getattr(module, "_non_persistent_buffers_set", ())):
+        if held.get(name) is not None:
+            yield f"{type(module).__qualname__}.{name}", held[name]
+
+
 def _named_values() -> Iterator[tuple[int, str, Any]]:
     """A rank, a name, the value: what the script calls its own comes first."""
     yield from ((_ATTRIBUTE, name, value) for name, value in _global_generators())
@@ -206,6 +221,12 @@ def _running() -> Iterator[tuple[str, list[tuple[str, Any]]]]:
         if is_the_scripts(name):
             file = Path(getattr(module, "__file__", None) or "the script").name
             yield file, [item for item in vars(module).items() if not item[0].startswith("__")]
+
+
+def _length_of(name: str) -> str:
+    """`len(queue) in train.py`: what fills up while a training goes on."""
+    variable, place, where = name.partition(" in ")
+    return f"len({variable}){place}{where}"
 
 
 def _members(name: str, value: Any) -> Iterator[tuple[str, Any]]:

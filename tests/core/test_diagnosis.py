@@ -35,6 +35,7 @@ RESUMED = {
         "scheduler",
     ),
     "an optimizer that is left out": (Case([WEIGHTS], [_suspect("optimizer", "optimizer in main()")]), "optimizer"),
+    "a buffer that no state holds": (Case([WEIGHTS], [_suspect("buffer", "Centre.mean")]), "buffer"),
     "an optimizer that merely shows it": (Case([WEIGHTS], [_suspect("optimizer", captured=True)]), "data order"),
     "a learning rate": (Case([WEIGHTS, _leaf("optimizer.param_groups[0].lr", "0.1", "0.2")]), "scheduler"),
     "a learning rate of an optimizer that lives": (

@@ -6,6 +6,7 @@ import importlib
 import json
 import random
 import sys
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ class Dice:
     def __init__(self) -> None:
         self.generator = np.random.default_rng(3)
         self.throws = 7
+        self.thrown = deque([3, 1, 6])
 
 
 @pytest.fixture
@@ -87,6 +89,7 @@ def test_the_evidence_names_a_generator_that_is_not_saved(folder: Path) -> None:
     assert (generator["kind"], generator["type"]) == ("generator", "numpy Generator (PCG64)")
     assert generator["captured"] is False
     assert found["variables"]["Dice.throws"] == dice.throws
+    assert found["variables"]["len(Dice.thrown)"] == len(dice.thrown)
     assert not [name for name in found["variables"] if name.endswith((" in submit()", " in save()"))]
     assert secret not in json.dumps(found)
 

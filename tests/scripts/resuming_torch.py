@@ -1,6 +1,7 @@
 """A PyTorch training that loses something when it is started again, for `ckpt verify-resume` to find.
 
-Usage: resuming_torch.py [LOST]: generator, order, scheduler, optimizer, average or seed; without it nothing is lost.
+Usage: resuming_torch.py [LOST]: generator, order, scheduler, optimizer, average, buffer or seed. Without it nothing is
+lost.
 """
 
 from __future__ import annotations
@@ -34,12 +35,25 @@ class Noisy(Dataset):
         return torch.tensor([index / 24, *noise]), torch.tensor(index % 2)
 
 
+class Centred(nn.Module):
+    """Takes off a moving average, which is part of the module's state, or is not."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8), persistent=LOST != "buffer")
+
+    def forward(self, x):
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean(0)
+        return x - self.mean
+
+
 def main():
     """Trains, and hands everything over to the tracker but what is to be lost."""
     torch.set_num_threads(1)
     if LOST != "seed":
         torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), Centred(), nn.ReLU(), nn.Dropout(0.3), nn.Linear(8, 2))
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     scheduler = torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)
     average = torch.optim.swa_utils.AveragedModel(model)
