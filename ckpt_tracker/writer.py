@@ -38,6 +38,7 @@ class Pending(Generic[Result]):
         self._result: Result | None = None
         self._error: BaseException | None = None
         self._told = False
+        self._process = os.getpid()
 
     @property
     def done(self) -> bool:
@@ -50,7 +51,14 @@ class Pending(Generic[Result]):
         return self.done and self._error is not None
 
     def wait(self, timeout: float | None = None) -> Result:
-        """The result. Raises the job's error each time, TimeoutError after `timeout` seconds without an end."""
+        """The result. Raises the job's error each time, TimeoutError after `timeout` seconds without an end.
+
+        SaveFailed in a forked child, where it would never end.
+        """
+        if not self.done and os.getpid() != self._process:
+            raise SaveFailed(
+                f"{self.name} was still being written when this process was forked, and can't be waited for"
+            )
         if not self._done.wait(timeout):
             raise TimeoutError(f"{self.name} is not durable after {timeout:g} s: it is still being written")
         if self._error is not None:

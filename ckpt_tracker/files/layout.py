@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import weakref
@@ -14,11 +15,12 @@ from ckpt_tracker.disk.filesystem import make_folder, naming_full_disk, sync_fol
 from ckpt_tracker.disk.formats import COMPACTED, FORMAT, read_document
 from ckpt_tracker.disk.jsonfile import seal
 from ckpt_tracker.disk.mounts import has_true_times, is_network
-from ckpt_tracker.disk.plain_files import check_folder, kind_of_file
+from ckpt_tracker.disk.plain_files import check_folder, kind_of_file, open_plain
 from ckpt_tracker.errors import Damaged, NotAStore, StoreNotFound
 from ckpt_tracker.selection import RUN_NAME
 
 _log = logging.getLogger("ckpt_tracker")
+_LOCKS = ("store", "turnstile", "retention")
 # in the order in which they are made: `runs` alone is somebody else's (TensorBoard calls its folder that)
 _FOLDERS = ("locks", "tmp", "objects", "trash", "runs")
 _OURS = {
@@ -169,6 +171,10 @@ class Layout:
             for name in _FOLDERS:
                 if not (self.root / name).is_dir():
                     make_folder(self.root / name)
+        for name in _LOCKS:
+            # a full disk must not keep anybody from the lock under which he makes room; who finds none there makes it
+            with contextlib.suppress(OSError, Damaged):
+                os.close(open_plain(self.locks / name, os.O_RDWR | os.O_CREAT))
 
     def prepare_encoded(self) -> None:
         """Before the first encoded object: has a version that knows none refuse the store. Durable when it returns."""

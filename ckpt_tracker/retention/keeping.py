@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ckpt_tracker.criteria import Scorer
 from ckpt_tracker.disk import fields, formats
-from ckpt_tracker.disk.filesystem import FileLock
+from ckpt_tracker.disk.filesystem import FileLock, naming_full_disk
 from ckpt_tracker.environment import user
 from ckpt_tracker.errors import CheckpointGone, CheckpointNotFound, InvalidOption, StoreReadOnly
 from ckpt_tracker.records import CheckpointRecord, Decision, Plan
@@ -35,7 +35,8 @@ def alone(store: Store) -> Iterator[None]:
     if store.read_only:
         raise StoreReadOnly(f"the store {store.path} can't be written: check its permissions")
     lock = FileLock(store.layout.locks / "retention")
-    lock.acquire()
+    with naming_full_disk(store.path):
+        lock.acquire()
     try:
         yield
     finally:
