@@ -3,7 +3,7 @@
 A fork of this process runs the scenario up to where it counts, waits until strace holds the one thread that is to
 suffer, and goes on. What it was promised it tells through shared memory, which takes no system call.
 
-python -m durability.fault_injection FOLDER FAULT
+python -m durability.fault_injection FOLDER FAULT STEP
 """
 
 from __future__ import annotations
@@ -87,8 +87,8 @@ class Gate:
 _passed: list[str] = []
 
 
-def main(folder: Path, fault: str) -> None:
-    """Prints what was tried, and what went wrong, as JSON."""
+def main(folder: Path, fault: str, step: int) -> None:
+    """Prints what was tried, every so manieth call, and what went wrong, as JSON."""
     objects.SMALL = 64
     sys.argv = ["scenario"]
     logging.disable(logging.CRITICAL)
@@ -101,7 +101,8 @@ def main(folder: Path, fault: str) -> None:
     tried, found = 0, []
     for name, (threads, _) in SCENARIOS.items():
         for thread in threads:
-            for call, count in write_side(Attempt(folder / "try", name, thread).trace()):
+            calls = list(write_side(Attempt(folder / "try", name, thread).trace()))
+            for call, count in calls[list(FAULTS).index(fault) % step :: step]:
                 found += Attempt(folder / "try", name, thread, call, count, fault).problems()
                 tried += 1
     logging.disable(logging.NOTSET)
@@ -265,4 +266,4 @@ def _descriptors() -> list[str]:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import pytest
 from durability.crash_recording import environment, why_not
 from durability.fault_injection import FAULTS
 
+# all of them take some minutes longer
+STEP = "1" if os.environ.get("CKPT_TRACKER_TESTS") == "full" else "2"
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 
@@ -32,7 +35,7 @@ def test_a_call_that_fails_is_never_silent(fast: Path, fault: str) -> None:
     """In saves, evictions, removals, sweeps, tags, rebuilds, starts, in the training's thread and in the writer's:
     what was reported is there, no descriptor and no scratch file leaks, and the store goes on.
     """
-    command = [sys.executable, "-m", "durability.fault_injection", str(fast), fault]
+    command = [sys.executable, "-m", "durability.fault_injection", str(fast), fault, STEP]
     ended = subprocess.run(command, check=False, capture_output=True, text=True, env=environment(), cwd=fast)
     assert ended.returncode == 0, ended.stderr
     told = json.loads(ended.stdout)
