@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -188,10 +189,15 @@ class Plan:
     """Decisions over the checkpoints of one or more runs, oldest first. Nothing is deleted until it is applied."""
 
     decisions: tuple[Decision, ...]
-    freed_bytes: int = 0
-    """Bytes of the objects that nothing kept refers to."""
     keep: str = ""
     """The retention, as text."""
+    count: Callable[[Plan], int] | None = field(default=None, repr=False, compare=False)
+    """Counts what it frees, which takes longer than to decide: every manifest of the store is read for that."""
+
+    @cached_property
+    def freed_bytes(self) -> int:
+        """Bytes of the objects that nothing kept refers to. Counted when first asked for, or else when applied."""
+        return self.count(self) if self.count is not None else 0
 
     @property
     def removed(self) -> tuple[CheckpointRecord, ...]:

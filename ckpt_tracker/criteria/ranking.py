@@ -39,7 +39,9 @@ class Scorer:
         self.known = frozenset(name for record in self.records for name in record.metrics)
         self.monitor = monitor
         text = monitor.metric
-        self.criterion = Criterion(text, Name(text)) if text in self.known else parse(text)
+        self._plain = text in self.known
+        self.criterion = Criterion(text, Name(text)) if self._plain else parse(text)
+        self._names = self.criterion.names
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -62,7 +64,7 @@ class Scorer:
 
     def _score(self, record: CheckpointRecord) -> Score:
         values = self._values(record)
-        absent = [name for name in self.criterion.names if name not in values]
+        absent = [name for name in self._names if name not in values]
         if record.weights_problem:
             return Score(record, unranked=record.weights_problem)
         if absent:
@@ -96,7 +98,9 @@ class Scorer:
         except (LookupError, ArithmeticError, ValueError):
             return False
 
-    def _values(self, record: CheckpointRecord) -> dict[str, float]:
+    def _values(self, record: CheckpointRecord) -> Mapping[str, float]:
+        if self._plain:
+            return record.metrics
         own = {
             "epoch": record.epoch,
             "step": record.step,

@@ -6,6 +6,7 @@ and a table of their tensors. It is written once, by a rename that is the commit
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -96,6 +97,11 @@ def read_record(folder: Path, version: int, *, run: str) -> CheckpointRecord:
     return _parsed(_record_from_json, folder, version, run)
 
 
+def read_objects(folder: Path, version: int, *, run: str) -> frozenset[str]:
+    """The same for the objects that it needs: what else its tensors are is not looked at."""
+    return _parsed(_objects_from_json, folder, version, run)
+
+
 _Content = TypeVar("_Content")
 
 
@@ -171,6 +177,14 @@ def _record_from_json(document: dict[str, Any]) -> CheckpointRecord:
         context=fields.mapping(document.get("context", {})),
         full_digest=fields.hash_name(document["full_digest"]) if "full_digest" in document else None,
         nonfinite=_nonfinite(document.get("nonfinite", {})),
+    )
+
+
+def _objects_from_json(document: dict[str, Any]) -> frozenset[str]:
+    entries = map(fields.mapping, fields.listing(document["tensors"]))
+    # what shares an object shares its name in memory too: a sweep holds the names of all manifests
+    return frozenset(
+        sys.intern(fields.hash_name(piece[0])) for entry in entries for piece in fields.listing(entry["pieces"])
     )
 
 

@@ -7,10 +7,12 @@ do the same, so that two plans never empty a run between them, and nothing goes 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from ckpt_tracker.criteria import Scorer
@@ -26,6 +28,7 @@ from ckpt_tracker.state.tree import encode
 if TYPE_CHECKING:
     from ckpt_tracker.store import Store
 
+_log = logging.getLogger("ckpt_tracker")
 TRACKER = "tracker"
 
 
@@ -60,17 +63,19 @@ def plan(store: Store, keep: Retention | str, *, runs: Iterable[str] | None, now
         policy,
         records,
         now=now or datetime.now(timezone.utc),
-        monitors={name: store.run_record(name).monitor for name in names},
+        monitors={name: store.index.monitor(name) for name in names},
         footprint=store.reclaimer.footprint,
     )
-    return _counted(store, Plan(decisions, keep=str(policy)))
+    return Plan(decisions, keep=str(policy), count=partial(_count, store))
 
 
 def apply(store: Store, wanted: Plan) -> Plan:
     """Carries a person's plan out; returns it without what has been tagged, pinned or removed meanwhile."""
     with alone(store):
+        _tell(wanted)
         done = _still_wanted(store, wanted)
         _refuse_emptying(store, done)
+        _tell(done)
         change = os.urandom(8).hex()
         for run in _runs(done):
             removed, stripped = _versions(done, run)
@@ -83,6 +88,7 @@ def apply(store: Store, wanted: Plan) -> Plan:
 def evict(store: Store, wanted: Plan) -> None:
     """Carries a tracker's plan out, for good."""
     with alone(store):
+        _tell(wanted)
         _evict(store, wanted)
 
 
@@ -203,15 +209,20 @@ def _still_wanted(store: Store, wanted: Plan) -> Plan:
             loses = each.weights_only or not each.keep
             decisions.append(_protected(each, marks[version]) if loses and version in marks else each)
     done = replace(wanted, decisions=tuple(decisions))
-    return done if done.decisions == wanted.decisions else _counted(store, done)
+    return wanted if done.decisions == wanted.decisions else done
 
 
 def _protected(decision: Decision, reason: str) -> Decision:
     return replace(decision, keep=True, weights_only=False, reasons=(reason,))
 
 
-def _counted(store: Store, made: Plan) -> Plan:
-    return replace(made, freed_bytes=store.reclaimer.freed_by(made.removed, made.stripped))
+def _count(store: Store, made: Plan) -> int:
+    return store.reclaimer.freed_by(made.removed, made.stripped)
+
+
+def _tell(made: Plan) -> None:
+    """What a plan frees is counted before it is carried out, at the latest: afterwards nobody can tell."""
+    _log.debug("%d checkpoints go, %d bytes", len(made.removed), made.freed_bytes)
 
 
 def _refuse_emptying(store: Store, made: Plan) -> None:

@@ -154,7 +154,8 @@ class Reclaimer:
             if not alone:
                 return 0
             old = self._trash_before(time.time() - trash_seconds)
-            unneeded = set(self._objects.names()) - self._live(without=old)
+            live = self._live(without=old)
+            unneeded = {name for name in self._objects.names() if name not in live}
             if dry_run:
                 deletable = [self._objects.stored_size(name) for name in unneeded if not self._objects.rests(name)]
                 return sum([*deletable, *(path.stat().st_size for path in self._objects.left_over())])
@@ -250,8 +251,11 @@ class Reclaimer:
             identity = (status.st_ino, status.st_mtime_ns)
             seen = self._seen.get((path, weights_only))
             if seen is None or seen[0] != identity:
-                found = manifests.read(path.parent, int(path.stem), run=run)
-                objects = weights_objects(found) if weights_only else found.objects
+                version = int(path.stem)
+                if weights_only:
+                    objects = weights_objects(manifests.read(path.parent, version, run=run))
+                else:
+                    objects = manifests.read_objects(path.parent, version, run=run)
                 seen = self._seen[path, weights_only] = (identity, objects)
         except (CheckpointGone, FileNotFoundError):
             return frozenset()

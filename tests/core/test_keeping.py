@@ -53,6 +53,7 @@ def test_what_was_marked_since_the_plan_was_made_stays(
 def test_apply_returns_what_was_done(store: Store, saved: list[Checkpoint]) -> None:
     """With the reason of what stayed after all, without what was gone, and with the bytes that are left to free."""
     plan = store.plan("last:1")
+    assert plan.freed_bytes == 3 * 160_000
     store.remove(store["r@v1"])
     store.run("r").tag("paper", saved[1])
     done = store.apply(plan)
