@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -63,7 +64,7 @@ def verify_resume(
 
     if kill and kill_after:
         raise InvalidOption("--kill random and --kill-after exclude each other")
-    with _folder(chosen(store)) as (folder, keep), _progress(verbose=verbose) as progress:
+    with _signals(), _folder(chosen(store)) as (folder, keep), _progress(verbose=verbose) as progress:
         options = Options(kill_after=kill_after, runs=runs, seed=seed, timeout=timeout, shown=verbose, keep=keep)
         report = try_out(script, folder, options, progress=progress)
     if as_json:
@@ -74,6 +75,23 @@ def verify_resume(
 
 
 verify_resume.allow_interspersed_args = False  # the script's own options are none of ours
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the script, too, and take the stores away, as Ctrl-C does: it has a session of its own."""
+
+    def end(number: int, _: object) -> None:
+        raise SystemExit(128 + number)
+
+    caught = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) == signal.SIG_DFL]
+    for each in caught:
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each in caught:
+            signal.signal(each, signal.SIG_DFL)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,11 @@ from json_shapes import faults
 
 from ckpt_tracker.cli.schemas import SCHEMAS
 
+AS_IN_A_TERMINAL = """
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.execv(sys.argv[1], sys.argv[1:])
+"""
 SCRIPT = Path(__file__).parents[2] / "scripts" / "resuming_numpy.py"
 
 
@@ -149,6 +155,35 @@ def test_what_the_script_started_dies_with_it(tried):
     assert code == 0
     # dead; whether somebody has asked for its status is not ours to say
     assert found.stdout.strip()[:1] in ("", "Z")
+
+
+SIGNALLING = """
+import os, pathlib, signal, sys
+pathlib.Path("child").write_text(str(os.getpid()))
+os.kill(os.getppid(), getattr(signal, sys.argv[1]))
+while True:
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_a_trial_that_is_ended_leaves_nothing_behind(name, status, tmp_path):
+    """The script dies with it, and the temporary stores are gone."""
+    command = [sys.executable, "-m", "ckpt_tracker", "verify-resume", "--", sys.executable, "-c", SIGNALLING, name]
+    done = subprocess.run(
+        # a shell that starts it in the background would have it ignore Ctrl-C
+        [sys.executable, "-c", AS_IN_A_TERMINAL, *command],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    child = subprocess.run(
+        ["ps", "-o", "stat=", "-p", Path("child").read_text()], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == status
+    assert child.stdout.strip()[:1] in ("", "Z")
+    assert [*tmp_path.glob("ckpt-trial-*")] == []
 
 
 def test_a_table_shows_where_and_by_how_much(ckpt):
