@@ -45,10 +45,10 @@ def best_of(
 
 
 def common_monitor(runs: Iterable[RunRecord]) -> Monitor:
-    """What all the runs monitor. Raises InvalidOption where they differ, or monitor nothing."""
+    """What all the runs monitor that monitor something. Raises InvalidOption where they differ, or none does."""
     monitors = {run.name: run.monitor for run in runs}
-    first = next(iter(monitors.values()), None)
-    if first is not None and set(monitors.values()) == {first}:
+    first = next(filter(None, monitors.values()), None)
+    if first is not None and set(monitors.values()) <= {first, None}:
         return Monitor(quoted(first.metric), first.mode)
     told = [f"{name}: {f'{each.metric} ({each.mode})' if each else 'none'}" for name, each in monitors.items()]
     raise InvalidOption(

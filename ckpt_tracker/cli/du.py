@@ -143,5 +143,7 @@ def _print_sum(report: _Report) -> None:
     if report.prunable_bytes:
         how = f"ckpt prune --keep {shlex.quote(report.keep)}" if report.keep else "ckpt prune RUN --keep …"
         lines.append(("prune", f"{human.size(report.prunable_bytes)} would be freed: {how} shows how"))
+    elif usage.object_bytes and report.keep is None:
+        lines.append(("prune", 'nothing, by the runs\' own retentions; try ckpt du --keep "last:1 best:3"'))
     lines.append(("free", f"{human.size(report.free_bytes)} on this file system"))
     emit_pairs(lines)

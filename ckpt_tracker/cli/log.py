@@ -47,7 +47,7 @@ def log(run: str | None, name: str | None, moment: str | None, store: str | None
     if as_json:
         emit_json([vars(entry) for entry in entries])
     elif entries:
-        _print(entries)
+        _print(entries, one_run=run is not None)
     else:
         note(f"no tag {name!r} was ever given" if name else "nothing has happened yet")
 
@@ -77,7 +77,7 @@ def _print_tags(run: Run, moment: datetime, name: str | None, *, as_json: bool) 
         click.echo(f"{human.printable(tag)} was {run.name}@v{version}")
 
 
-def _print(entries: Sequence[Entry]) -> None:
+def _print(entries: Sequence[Entry], *, one_run: bool) -> None:
     from ckpt_tracker.cli.tables import Column, print_rows
     from ckpt_tracker.cli.trash import who
 
@@ -89,7 +89,7 @@ def _print(entries: Sequence[Entry]) -> None:
         Column("by", lambda each: who(each.by, each.user), text=True, spare=3),
         Column("details", lambda each: human.printable(_details(each.details)), text=True, spare=2, wrap=True),
     ]
-    print_rows(columns, entries)
+    print_rows([each for each in columns if not (one_run and each.header == "run")], entries)
 
 
 def _versions(versions: Sequence[int]) -> str:

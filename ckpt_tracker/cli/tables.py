@@ -48,18 +48,31 @@ class _Filled:
         self.cells = [column.header, *map(column.cell, rows)]
         self.ascii = all(map(str.isascii, self.cells))
         self.width = max(map(len if self.ascii else _display_width, self.cells))
+        self.folded = False
 
     @property
     def least(self) -> int:
         """How narrow it may become."""
         return min(self.width, _LEAST_WRAPPED) if self.wrap else self.width
 
+    def fold(self, most: int) -> None:
+        """Lets what is wider stand on a line of its own, whole, with its row below it."""
+        widths = [_display_width(each) for each in self.cells]
+        self.width = max([_display_width(self.header), *(each for each in widths if each <= most)])
+        self.folded = True
+
     def lines(self) -> list[str]:
         """Header and cells, all of one width."""
         align = str.ljust if self.text else str.rjust
+        if self.folded:
+            return [self._folded(each) for each in self.cells]
         if self.ascii:
             return [align(each, self.width) for each in self.cells]
         return [align(each, self.width - _display_width(each) + len(each)) for each in self.cells]
+
+    def _folded(self, cell: str) -> str:
+        room = self.width - _display_width(cell)
+        return cell + " " * room if room >= 0 else f"{cell}\n{' ' * self.width}"
 
 
 def print_rows(
@@ -110,6 +123,8 @@ def _joined(filled: Sequence[_Filled]) -> list[str]:
 
 def _for_terminal(filled: Sequence[_Filled], chosen: Sequence[bool]) -> tuple[list[str], list[str]]:
     """The lines, and the headers of the columns that are not in them."""
+    if filled[0].width > terminal_width() // 2 and _width(filled) > terminal_width():
+        filled[0].fold(terminal_width() // 2)
     shown = _fitting(filled, width=terminal_width())
     missing = [each.header for each in filled if each not in shown]
     last = shown[-1]
@@ -134,12 +149,16 @@ def _wrapped(front: Sequence[str], cells: Sequence[str], *, width: int) -> Itera
 
 def _fitting(filled: Sequence[_Filled], *, width: int) -> list[_Filled]:
     shown = list(filled)
-    while sum(each.least + len(_GAP) for each in shown) > width + len(_GAP):
+    while _width(shown) > width:
         spare = max(each.spare for each in shown)
         if spare == 0:
             break
         shown.remove([each for each in shown if each.spare == spare][-1])
     return shown
+
+
+def _width(filled: Sequence[_Filled]) -> int:
+    return sum(each.least + len(_GAP) for each in filled) - len(_GAP)
 
 
 def _display_width(text: str) -> int:

@@ -36,6 +36,7 @@ def test_best_across_runs(found, mnist):
     assert found("--across-runs", "--metric", "acc", "--mode", "max", "--tie", "last") == "gan@v1"
     assert found("gan", "mnist", "--across-runs", "--metric", "acc where acc < 0.15", "--mode", "max") == "mnist@v2"
     assert found("mnist", "--across-runs") == "mnist@v2"
+    assert found("--across-runs") == "mnist@v2"  # gan monitors nothing, and has no say in it
 
 
 def test_best_shows_the_checkpoint_with_its_run(ckpt, mnist):
@@ -49,7 +50,7 @@ REFUSED = {
     "two runs": (("mnist", "gan"), 2, "best is of one RUN, or with --across-runs of several"),
     "no mode": (("mnist", "--metric", "acc*2"), 2, "--metric acc*2 needs --mode min"),
     "no mode across": (("--across-runs", "--metric", "acc"), 2, "needs mode='min'"),
-    "no common monitor": (("--across-runs",), 2, "do not monitor one and the same metric"),
+    "no common monitor": (("gan", "--across-runs"), 2, "do not monitor one and the same metric (gan: none)"),
     "no criterion": (("mnist", "--metric", "acc*", "--mode", "min"), 2, "'acc*' is no criterion"),
     "no such metric": (("mnist", "--metric", "2*ac", "--mode", "min"), 3, "no metric 'ac'; did you mean 'acc'"),
     "no such run": (("mnits", "--across-runs"), 3, "did you mean 'mnist'?"),

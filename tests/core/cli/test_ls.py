@@ -112,6 +112,17 @@ def test_columns_line_up_for_wide_characters(ckpt, path):
     assert line == "v1        0.5      0"
 
 
+def test_a_long_name_costs_no_column(ckpt, mnist):
+    """On a terminal it stands on a line of its own, whole, with its row below it."""
+    name = "n" * 70
+    with Store(mnist) as store:
+        store.run(name).save({"model": {}}, epoch=7, step=1, metrics={"val_loss": 0.125})
+    shown = ckpt("ls", "--store", mnist, env=TERMINAL).stdout.splitlines()
+    place = shown.index(f"{name}@v1")
+    assert shown[place + 1].split()[:3] == ["7", "1", "0.125"]
+    assert shown[place + 1].index("0.125") + 5 == shown[0].index("val_loss") + 8
+
+
 def test_ten_thousand_lines_need_no_rich(mnist, python):
     """A list of ASCII names is written without importing rich, sqlite-utils or NumPy."""
     loaded = python(

@@ -123,7 +123,7 @@ def test_a_pin_protects_and_is_shown(ckpt, mnist):
     """In lists, in what `ckpt show` says, and from `rm` and `prune`."""
     assert ckpt("pin", "mnist@v2", "--store", mnist).stdout == "mnist@v2 is pinned\n"
     assert ckpt("pin", "mnist@v2", "--store", mnist).stdout == "mnist@v2 is pinned already\n"
-    assert lines(ckpt("ls", "mnist", "--store", mnist))[2].endswith("best pinned")
+    assert lines(ckpt("ls", "mnist", "--store", mnist))[2].endswith("best pinned last-2")
     assert document(ckpt("show", "mnist@v2", "--store", mnist, "--json"))["pinned"] is True
     assert "unpin it first, ckpt unpin mnist@v2" in ckpt("rm", "mnist@v2", "--store", mnist).stderr
     found = document(ckpt("prune", "mnist", "--keep", "last:1", "--store", mnist, "--json"))
@@ -140,16 +140,16 @@ def test_the_log_tells_what_happened(ckpt, mnist):
     """Oldest first, with who and why."""
     ckpt("rm", "mnist@v3", "--store", mnist)
     told = lines(ckpt("log", "mnist", "--store", mnist))
-    assert told[0] == "at (UTC) run event checkpoints by details"
+    assert told[0] == "at (UTC) event checkpoints by details"
     who = f"({user()})"
     assert [line.split(" ", 2)[2] for line in told[1:]] == [
-        f"mnist started - tracker {who} by last:10",
-        "mnist saved v1 - epoch 0, step 10, acc=0, val_loss=0.5, because of 1 epoch",
-        "mnist saved v2 - epoch 1, step 20, acc=0.1, val_loss=0.25, because of 1 epoch",
-        "mnist saved v3 - epoch 2, step 30, acc=0.2, val_loss=nan, because of 1 epoch",
-        f"mnist finished - tracker {who} -",
-        f"mnist tagged v1 python {who} paper",
-        f"mnist removed v3 ckpt rm {who} -",
+        f"started - tracker {who} by last:10",
+        "saved v1 - epoch 0, step 10, acc=0, val_loss=0.5, because of 1 epoch",
+        "saved v2 - epoch 1, step 20, acc=0.1, val_loss=0.25, because of 1 epoch",
+        "saved v3 - epoch 2, step 30, acc=0.2, val_loss=nan, because of 1 epoch",
+        f"finished - tracker {who} -",
+        f"tagged v1 python {who} paper",
+        f"removed v3 ckpt rm {who} -",
     ]
 
 
@@ -168,9 +168,9 @@ def test_the_log_of_a_tag_tells_where_it_went(ckpt, mnist):
     told = [line.split(" ", 2)[2] for line in lines(ckpt("log", "mnist", "--tag", "paper", "--store", mnist))[1:]]
     who = f"({user()})"
     assert told == [
-        f"mnist tagged v1 python {who} paper",
-        f"mnist tagged v2 ckpt tag {who} paper, was v1",
-        f"mnist untagged - ckpt tag {who} paper, was v2",
+        f"tagged v1 python {who} paper",
+        f"tagged v2 ckpt tag {who} paper, was v1",
+        f"untagged - ckpt tag {who} paper, was v2",
     ]
 
 
