@@ -54,8 +54,8 @@ def best(
 
     An expression has metrics, numbers, + - * / ** and parentheses, and abs, exp, log, log10, log2, max, min, sqrt; and
     behind `where` a condition of comparisons, and, or, not. Besides metrics it knows epoch, step, version, size_mb
-    (what the checkpoint holds) and stored_mb (what it added). A name with other signs than letters, digits, _ and dots
-    stands in backquotes, unless it is alone.
+    (what the checkpoint holds) and stored_mb (what it added). A name that has spaces or brackets in it stands in
+    backquotes, unless it is alone.
     """
     from ckpt_tracker.cli.checkpoint_table import print_checkpoints
     from ckpt_tracker.cli.documents import checkpoint_document, monitor_document

@@ -33,7 +33,8 @@ def prune(runs: tuple[str, ...], keep: str, yes: bool, store: str | None, as_jso
 
     \b
     last:N                       the newest N
-    best:N, best:N:METRIC:min    the best N, by the run's own metric or another
+    best:N, best:N:METRIC:min    the best N, by the run's own metric or another,
+                                 or an expression: 'best:1:f1 where loss < 1:max'
     every:Nepochs, every:Nsteps  each N-th, for ever
     within:Nhours, within:Ndays  the recent ones; with :hour, :day or :week at
                                  the end one in each of those

@@ -11,8 +11,9 @@
     name       = a metric; or epoch, step, version, size_mb, stored_mb of the checkpoint itself,
                  unless there is a metric of that name
 
-A text that is the name of a metric means that metric, whatever characters are in it. Inside an expression a name that
-is more than letters, digits, `_` and dots stands in backquotes.
+A text that is the name of a metric means that metric, whatever characters are in it. Inside an expression a name such
+as `val/loss` or `train-loss` means the metric too, where there is one; any other name that is more than letters,
+digits, `_` and dots stands in backquotes.
 """
 
 from ckpt_tracker.criteria.expression import Criterion

@@ -41,13 +41,20 @@ _ARITHMETIC = {ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Pow:
 _ORDER = {ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!="}
 
 
+# What may stand inside an expression without backquotes, where there is a metric of that name.
+_PATH_NAME = re.compile(r"[^\W\d][\w./:@#%-]*")
+
+
 @lru_cache(maxsize=256)
-def parse(text: str) -> Criterion:
-    """Takes a criterion apart. Raises InvalidOption for what is neither an expression nor a metric's name."""
+def parse(text: str, known: frozenset[str] = frozenset()) -> Criterion:
+    """Takes a criterion apart; a known name such as `val/loss` is one also inside an expression.
+
+    Raises InvalidOption for what is neither an expression nor a metric's name.
+    """
     if len(text) > MOST_LETTERS:
         raise InvalidOption(f"a criterion of {len(text)} letters: expected {MOST_LETTERS} at most")
     try:
-        return _Parser(text).criterion()
+        return _Parser(text, known).criterion()
     except InvalidOption:
         if PLAIN_NAME.fullmatch(text) and " where " not in f" {text} ":
             return Criterion(text, Name(text))
@@ -60,9 +67,11 @@ def quoted(name: str) -> str:
 
 
 class _Parser:
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, known: Iterable[str]) -> None:
         self._text = text
         self._names: list[str] = []
+        paths = sorted(filter(_PATH_NAME.fullmatch, known), key=len, reverse=True)
+        self._known = re.compile(rf"\s*(?P<name>{'|'.join(map(re.escape, paths)) or '(?!)'})(?!\w)")
 
     def criterion(self) -> Criterion:
         """Both halves."""
@@ -84,18 +93,25 @@ class _Parser:
         """The text as words that Python's parser may see: each name as its number in the list of them."""
         position, end = 0, len(self._text.rstrip())
         while position < end:
-            token = _TOKEN.match(self._text, position)
+            path = self._known.match(self._text, position)
+            token = path or _TOKEN.match(self._text, position)
             if token is None:
                 raise self._error(f"{self._text[position:].strip()[:20]!r} is no part of one")
             position = token.end()
+            if path:
+                yield self._placeholder(path["name"])
+                continue
             number, quoted_name, name, sign = token.group("number", "quoted", "name", "sign")
             if number or sign:
                 yield number or sign
             elif name in (*_WORDS, "where"):
                 yield name
             else:
-                self._names.append(name or quoted_name.replace("``", "`"))
-                yield f"n{len(self._names) - 1}"
+                yield self._placeholder(name or quoted_name.replace("``", "`"))
+
+    def _placeholder(self, name: str) -> str:
+        self._names.append(name)
+        return f"n{len(self._names) - 1}"
 
     def _parsed(self, words: list[str]) -> ast.expr:
         # leading zeros are no number to Python

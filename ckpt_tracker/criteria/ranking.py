@@ -40,8 +40,12 @@ class Scorer:
         self.monitor = monitor
         text = monitor.metric
         self._plain = text in self.known
-        self.criterion = Criterion(text, Name(text)) if self._plain else parse(text)
+        self.criterion = Criterion(text, Name(text)) if self._plain else parse(text, self._paths(text))
         self._names = self.criterion.names
+
+    def _paths(self, text: str) -> frozenset[str]:
+        """The metrics in the text whose names are more than one word to an expression."""
+        return frozenset(name for name in self.known if name in text and not name.isidentifier())
 
     @property
     def unknown(self) -> tuple[str, ...]:

@@ -182,6 +182,25 @@ def test_the_name_of_a_metric_is_that_metric_also_where_it_could_be_an_expressio
     assert _score("val/loss", _record(val=8.0, loss=2.0)).value == 4.0
 
 
+PATHS = {
+    "val/loss + 1": 1.5,
+    "2*val/loss": 1.0,
+    "val / loss": 4.0,
+    "val/loss/loss": 0.25,
+    "val/loss_ema + val/loss": 7.5,
+    "train-loss*2 where val/loss < 1": 6.0,
+    "log(acc@1)": 0.0,
+    "(val/loss)": 0.5,
+}
+
+
+@pytest.mark.parametrize(("text", "value"), PATHS.items(), ids=PATHS.keys())
+def test_inside_an_expression_a_known_name_is_a_metric_too(text: str, value: float) -> None:
+    """As trackers write them; with spaces around the sign it is arithmetic."""
+    metrics = {"val/loss": 0.5, "val": 8.0, "loss": 2.0, "val/loss_ema": 7.0, "train-loss": 3.0, "acc@1": 1.0}
+    assert _score(text, _record(**metrics)).value == value
+
+
 def test_what_is_known_of_a_checkpoint_itself_can_be_used() -> None:
     """Epoch, step, version and sizes in millions of bytes; a metric of that name goes first."""
     text = "epoch + 10*step + 1000*version + size_mb/10 + stored_mb/100"

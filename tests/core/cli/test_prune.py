@@ -34,7 +34,7 @@ def test_a_plan_is_shown_and_nothing_is_changed(ckpt, mnist, contents):
         "checkpoint epoch size why",
         "mnist@v1 0 80.1 kB keep tag:paper",
         "mnist@v2 1 80.1 kB keep best-1 val_loss=0.25",
-        "mnist@v3 2 80.1 kB keep last-1",
+        "mnist@v3 2 80.1 kB keep last-1, not ranked: val_loss is NaN",
         "3 of 3 checkpoints would be kept",
     ]
     assert lines(ckpt("prune", "mnist", "--keep", "last:1", "--store", mnist))[2:] == [
