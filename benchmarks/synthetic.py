@@ -78,3 +78,15 @@ def _manifest(record: CheckpointRecord) -> Manifest:
     state = {"weight": {"$tensor": 2}, "bias": {"$tensor": 3}, "step": record.step}
     sections = {"model": tree, "optimizer": state}
     return Manifest(replace(record, digest=manifests.digest(sections, tensors)), sections, tensors)
+
+
+def make_objects(path: Path, count: int, *, runs: int, spare: int) -> int:
+    """The objects of that store, and `spare` ones that nothing needs; returns how many there are."""
+    names = {name for record in records(count, runs=runs) for name in object_names(record)}
+    names |= {hashlib.sha256(f"spare {number}".encode()).hexdigest() for number in range(spare)}
+    for fan in {name[:2] for name in names}:
+        (path / "objects" / fan).mkdir(exist_ok=True)
+    for name in names:
+        with open(f"{path}/objects/{name[:2]}/{name}", "wb") as file:
+            file.write(bytes(2 * _NBYTES))
+    return len(names)
