@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker import choosing
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import InvalidOption, StoreReadOnly
 from ckpt_tracker.records import CheckpointRecord, Mode, Monitor, Parent, Plan, RunRecord
@@ -165,6 +164,8 @@ class Run:
         with `tie="last"` the later; what is better by `min_delta` or less counts as equal. Raises CheckpointNotFound
         where no checkpoint can be ranked, InvalidOption where nothing says what best is.
         """
+        from ckpt_tracker import choosing
+
         choosing.check_terms(tie=tie, min_delta=min_delta)
         named = check_monitor(metric, mode)
         self._named = named or self._named

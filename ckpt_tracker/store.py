@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ckpt_tracker import choosing, looking_up
+from ckpt_tracker import looking_up
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.disk.filesystem import StoreLock
 from ckpt_tracker.environment import user
@@ -167,10 +167,14 @@ class Store:
 
         Without a metric it is by what all of them monitor. Raises CheckpointNotFound, InvalidOption.
         """
+        from ckpt_tracker import choosing
+
         return choosing.best_of_runs(self, metric, mode, runs=runs, tie=tie, min_delta=min_delta)
 
     def last(self) -> Checkpoint:
         """The newest of all runs. Raises CheckpointNotFound where there is none."""
+        from ckpt_tracker import choosing
+
         return choosing.last_of_all(self)
 
     def frame(self, run: str | None = None) -> dict[str, list[Any]]:

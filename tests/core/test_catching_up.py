@@ -268,3 +268,15 @@ def test_a_removal_that_others_are_about_to_tell_is_not_undone(known: Path) -> N
         store.index.versions = listing  # type: ignore[method-assign]
         assert store.index.versions("a") == {1, 2, 4}
         assert store.index.best("a", Monitor("loss", "min")) == 4
+
+
+def test_looking_loads_neither_what_writes_nor_what_ranks(known: Path, python: Callable[..., str]) -> None:
+    """A list of checkpoints needs no sqlite-utils, no rich, no NumPy and no grammar of expressions."""
+    code = """
+        import sys
+        from ckpt_tracker import Store
+        with Store(sys.argv[1]) as store:
+            names = [each.ref for run in store.runs() for each in run.checkpoints()]
+        print(len(names), *({"sqlite_utils", "rich", "numpy", "ckpt_tracker.criteria"} & set(sys.modules)))
+    """
+    assert python(code, known) == "6"
