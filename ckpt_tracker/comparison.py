@@ -7,16 +7,18 @@ only to measure a difference.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckpt_tracker.disk.jsonfile import dump, dump_sorted
+from ckpt_tracker.errors import Damaged
 from ckpt_tracker.files import manifest as manifests
 from ckpt_tracker.files.layout import Layout
 from ckpt_tracker.files.manifest import Manifest
 from ckpt_tracker.files.object_folder import ObjectFolder
-from ckpt_tracker.records import CheckpointRecord, TensorEntry, TensorSpec
+from ckpt_tracker.records import CheckpointRecord, Piece, TensorEntry, TensorSpec
 from ckpt_tracker.state.tensors import numpy_dtype
 from ckpt_tracker.state.tree import leaves, replace_tensors
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from ckpt_tracker.encoding.source import Source
     from ckpt_tracker.state.tensors import Bytes
 
     Numbers = npt.NDArray[np.float64]
@@ -118,8 +121,25 @@ class SavedState:
         if all((self._objects.raw.size(each.object) or 0) >= each.offset + each.nbytes for each in entry.pieces):
             yield from (self._mapped(entry, *each) for each in bounds)
             return
-        whole = self._objects.read(entry, ref=self.record.ref, name=path)  # it is encoded, or this says what is wrong
-        yield from (whole[start:end] for start, end in bounds)
+        yield from self._read(entry, bounds, path=path)
+
+    def _read(self, entry: TensorEntry, bounds: Iterable[tuple[int, int]], *, path: str) -> Iterator[Bytes]:
+        """Of objects that are encoded, or that a repair has moved. Raises Damaged, CheckpointGone."""
+        import numpy as np
+
+        self._objects.check_sizes(entry, ref=self.record.ref, name=path)
+        with ExitStack() as stack:
+            sources = [(self._objects.open(piece.object), piece) for piece in entry.pieces]
+            for source, _ in sources:
+                if source is not None:
+                    stack.callback(source.close)
+            for start, end in bounds:
+                stretch = np.empty(min(end, entry.spec.nbytes) - start, dtype=np.uint8)
+                try:
+                    _fill(stretch, sources, start)
+                except Damaged as error:
+                    raise Damaged(f"{self.record.ref}: tensor {path} is damaged: {error}") from error
+                yield stretch
 
     def _mapped(self, entry: TensorEntry, start: int, end: int) -> Bytes:
         import numpy as np
@@ -132,6 +152,17 @@ class SavedState:
                 parts.append(np.memmap(file, dtype=np.uint8, mode="r", offset=offset, shape=shape))
             start, end = start - piece.nbytes, end - piece.nbytes
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+
+def _fill(target: Bytes, sources: Iterable[tuple[Source | None, Piece]], start: int) -> None:
+    """Fills `target` with a tensor's bytes from `start` on, out of its pieces."""
+    end = start + len(target)
+    before = 0
+    for source, piece in sources:
+        first, last = max(start, before), min(end, before + piece.nbytes)
+        if first < last and source is not None:
+            source.read_into(target[first - start : last - start], piece.offset + first - before)
+        before += piece.nbytes
 
 
 def differences(first: SavedState, second: SavedState) -> tuple[Difference, ...]:

@@ -119,3 +119,16 @@ def test_a_missing_object_is_said_to_be_gone(store: Store) -> None:
         store.objects.delete(name)
     with pytest.raises(CheckpointGone, match=r"m\.w"):
         measured(found, first, second)
+
+
+def test_encoded_tensors_are_measured_as_raw_ones(store: Store) -> None:
+    """A compaction changes nothing of what is told, whatever the length of a stretch."""
+    pytest.importorskip("zstandard")
+    rng = np.random.default_rng(0)
+    base = rng.standard_normal(200_001).astype(np.float32)
+    states = [{"model": {"w": base + step * np.float32(1e-3), "b": base[:3] + step}} for step in range(2)]
+    first, second = (_saved(store, state) for state in states)
+    before = [measured(each, first, second) for each in differences(first, second)]
+    assert store.compact(store.plan_compaction()).objects
+    assert [measured(each, first, second) for each in differences(first, second)] == before
+    assert len(before) == 2
