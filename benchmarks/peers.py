@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,35 @@ class Ours(Peer):
 
         stored: int = self._saved.stored_bytes
         self.store.evict(self.run.plan(Last(1)))
+        return stored
+
+
+class OursOverlapped(Peer):
+    """The PyTorch tracker with `overlap=True`: copies while the next step computes, up to `optimizer.step()`."""
+
+    def __init__(self, training: Training, folder: Path) -> None:
+        from ckpt_tracker.integrations.torch import CheckpointTracker
+
+        super().__init__(training, folder)
+        self.tracker = CheckpointTracker(
+            folder / "store", "bench", model=training.model, optimizer=training.optimizer, overlap=True, keep="last:1"
+        )
+
+    def save(self, number: int) -> Wait:
+        training = self.tracker._training
+        training.save(training.state(), reason="bench", epoch=number, metrics=None)
+        steps = training.step
+
+        def wait() -> None:
+            while training.step == steps or not self.tracker._tracker._newest:
+                time.sleep(0.01)
+            self.tracker._tracker._newest.wait()
+
+        return wait
+
+    def clean(self, number: int) -> int:
+        self.tracker.run.writer().drain()
+        stored: int = self.tracker.run.last().stored_bytes
         return stored
 
 
@@ -232,7 +262,7 @@ class Orbax(Peer):
         return wait
 
 
-OURS: Mapping[str, Make] = {"ckpt_tracker": Ours}
+OURS: Mapping[str, Make] = {"ckpt_tracker": Ours, "ckpt_tracker, overlap": OursOverlapped}
 LEAN: Mapping[str, Make] = {
     "torch.save": TorchSave,
     "torch.save, no crc": TorchSaveFast,

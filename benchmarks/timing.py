@@ -51,8 +51,10 @@ class Sample:
 class Stopwatch:
     """Measures saves in one training; knows what its steps take when nothing is being saved."""
 
-    def __init__(self, training: Trains, *, idle_steps: int) -> None:
+    def __init__(self, training: Trains, *, idle_steps: int, between: bool = True) -> None:
+        """`between`: waits before each save until the disk has what was written before."""
         self._training = training
+        self._between = between
         self._idle_steps = idle_steps
         self._idle: list[tuple[float, float]] = []
 
@@ -63,8 +65,9 @@ class Stopwatch:
 
     def sample(self, tool: Saves, number: int) -> Sample:
         """Saves once, and trains until it is done."""
-        gc.collect()
-        os.sync()
+        if self._between:
+            gc.collect()
+            os.sync()
         self._train_idle()
         started, processor = time.perf_counter(), time.process_time()
         wait = tool.save(number)

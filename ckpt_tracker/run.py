@@ -64,10 +64,17 @@ class Run:
         capture = self.capture(state)
         return self.submit(capture, epoch=epoch, step=step, metrics=numbers, reason=reason)
 
-    def capture(self, state: Mapping[str, object]) -> Capture:
-        """The first half of `save`: copies the state. Goes to `submit` or `discard` before the next capture."""
+    def capture(self, state: Mapping[str, object], *, steady: frozenset[int] = frozenset()) -> Capture:
+        """The first half of `save`: copies the state. Goes to `submit` or `discard` before the next capture.
+
+        Large tensors at `steady` addresses are copied in a thread: they must not change until `settle` returns.
+        """
         _check_sections(state)
-        return self.writer().capture(state)
+        return self.writer().capture(state, steady=steady)
+
+    def settle(self, capture: Capture) -> tuple[Capture, str | None]:
+        """Waits until a capture is whole; returns it, and what changed meanwhile: then it must be discarded."""
+        return self.writer().settle(capture)
 
     def discard(self, capture: Capture) -> None:
         """Forgets a capture."""

@@ -67,19 +67,34 @@ class RunWriter:
         store.layout.settle(run)
         self._remember_newest()
 
-    def capture(self, state: Mapping[str, object]) -> Capture:
+    def capture(self, state: Mapping[str, object], *, steady: frozenset[int] = frozenset()) -> Capture:
         """Copies the state; it may change once this returns. Waits for the save before to be written.
 
+        Tensors at `steady` addresses may change once `settle` returns, which has to be called then.
         Raises UnstorableLeaf for what has no form, SaveFailed in a forked child.
         """
         started = time.perf_counter()
         self._writer.check_process(f"run {self._run!r}")
         # a capture that is still held would never free the common buffer
         buffer = StagingBuffer() if self._held else self._staging
-        captured = buffer.capture(encode(dict(state)))
+        captured = buffer.capture(encode(dict(state)), steady=steady)
         stall = time.perf_counter() - started
         self._held = Capture(captured, buffer, datetime.now(timezone.utc), stall)
         return self._held
+
+    def settle(self, capture: Capture) -> tuple[Capture, str | None]:
+        """Waits until all of a capture is copied; returns it, with the time that took, and what changed meanwhile.
+
+        Where something did, it is a mixture of two states: it can be discarded, and nothing else.
+        """
+        copying = capture.state.copying
+        if copying is None:
+            return capture, None
+        started = time.perf_counter()
+        changed = copying.finish()
+        stall = capture.stall_seconds + time.perf_counter() - started
+        self._held = replace(capture, state=replace(capture.state, copying=None), stall_seconds=stall)
+        return self._held, changed
 
     def discard(self, capture: Capture) -> None:
         """Gives the buffer of a capture back that is not to become a checkpoint."""
@@ -90,6 +105,7 @@ class RunWriter:
         self, capture: Capture, record: CheckpointRecord, *, then: AfterSave | None
     ) -> tuple[CheckpointRecord, Pending[CheckpointRecord]]:
         """Queues a capture to become the run's next checkpoint; `then` runs in the background, after it is durable."""
+        assert capture.state.copying is None
         self._version += 1
         record = replace(
             record,

@@ -80,6 +80,8 @@ class Tracker:
         self._warned: set[str] = set()
         self._newest: Checkpoint | None = None
         self._upkeep: Upkeep | None = None
+        self._copying: tuple[Capture, dict[str, Any]] | None = None
+        self._retake: str | None = None
 
     # -- from begin to close ---------------------------------------------------------------------------------
 
@@ -148,7 +150,7 @@ class Tracker:
 
         A signal that has come is a reason at any consistent point, whatever the triggers are.
         """
-        return self.interruption or self.schedule.due(epoch=epoch, step=step)
+        return self.interruption or self._retake or self.schedule.due(epoch=epoch, step=step)
 
     @property
     def interruption(self) -> str | None:
@@ -179,10 +181,50 @@ class Tracker:
         capture = self.capture(state)
         return self.submit(capture, epoch=epoch, step=step, metrics=metrics, reason=reason, leave=leave)
 
-    def capture(self, state: Mapping[str, object]) -> Capture:
-        """The first half of `save`: the state may change when it returns."""
+    def save_overlapped(
+        self,
+        state: Mapping[str, object],
+        *,
+        steady: frozenset[int],
+        epoch: int | None,
+        step: int | None,
+        metrics: Mapping[str, Any] | None,
+        reason: str | None = None,
+    ) -> None:
+        """`save`, with tensors at `steady` addresses copied in a thread: `settle` has to be called before they change.
+
+        The checkpoint exists from then on. Where one has changed all the same, another is due at once, and from then on
+        all are copied before `save_overlapped` returns.
+        """
+        capture = self.capture(state, steady=frozenset() if "overlap" in self._warned else steady)
+        told = self._told(epoch=epoch, step=step, metrics=metrics, reason=reason)
+        self._copying = capture, told
+        if capture.state.copying is None:
+            self.settle()
+
+    def settle(self) -> None:
+        """What is being copied may change once this returns."""
+        if self._copying is None:
+            return
+        (capture, told), self._copying = self._copying, None
+        capture, changed = self.run.settle(capture)
+        if changed is None:
+            self._submit(capture, told)
+            return
+        self.run.discard(capture)
+        self._retake = told["reason"]
+        self.warn_once(
+            "overlap",
+            f"{changed} was changed while it was being copied, and not by its optimizer: that checkpoint is taken at "
+            "the next consistent point instead, and overlap=True has no effect from here on",
+        )
+
+    def capture(self, state: Mapping[str, object], *, steady: frozenset[int] = frozenset()) -> Capture:
+        """The first half of `save`: the state may change when it returns, but for what is at `steady` addresses."""
+        self.settle()
+        self._retake = None
         self._facing_errors(self.run.writer().raise_pending)
-        return self.run.capture(state)
+        return self.run.capture(state, steady=steady)
 
     def discard(self, capture: Capture) -> None:
         """Forgets a capture."""
@@ -199,6 +241,16 @@ class Tracker:
         leave: bool = True,
     ) -> Checkpoint:
         """The second half of `save`. `metrics` is None inside an epoch, where none are expected."""
+        newest = self._submit(capture, self._told(epoch=epoch, step=step, metrics=metrics, reason=reason))
+        if leave and self.interruption:
+            self._facing_errors(newest.wait)
+            self.leave()
+        return newest
+
+    def _told(
+        self, *, epoch: int | None, step: int | None, metrics: Mapping[str, Any] | None, reason: str | None
+    ) -> dict[str, Any]:
+        """What a checkpoint has besides its state, as it is now."""
         numbers = self._numbers(metrics or {})
         if self.monitor and metrics is not None and self.monitor.metric not in numbers:
             self.warn_once(
@@ -206,20 +258,13 @@ class Tracker:
                 f"the monitored metric {self.monitor.metric!r} is missing "
                 f"(there are: {', '.join(sorted(numbers)) or 'none'}): such checkpoints are kept, and not ranked",
             )
-        self.schedule.saved(step=step)
-        trial.collect(capture, run=self.run.name, epoch=epoch, step=step)
-        self._newest = newest = self.run.submit(
-            capture,
-            epoch=epoch,
-            step=step,
-            metrics=numbers,
-            reason=reason,
-            context=plain(self.context),
-            then=self._upkeep,
-        )
-        if leave and self.interruption:
-            self._facing_errors(newest.wait)
-            self.leave()
+        context = plain(self.context)
+        return {"epoch": epoch, "step": step, "metrics": numbers, "reason": reason, "context": context}
+
+    def _submit(self, capture: Capture, told: Mapping[str, Any]) -> Checkpoint:
+        self.schedule.saved(step=told["step"])
+        trial.collect(capture, run=self.run.name, epoch=told["epoch"], step=told["step"])
+        self._newest = newest = self.run.submit(capture, then=self._upkeep, **told)
         return newest
 
     def close(self, *, finished: bool = False, error: BaseException | None = None) -> None:
@@ -233,6 +278,7 @@ class Tracker:
             return
         late: list[str] = []
         try:
+            self.settle()
             late = run.writer().drain(EXIT_SECONDS)
             if late:
                 raise SaveFailed(not_durable(late, EXIT_SECONDS))

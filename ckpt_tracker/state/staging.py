@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckpt_tracker.records import TensorSpec
+from ckpt_tracker.state.overlap import Copying, watch
 from ckpt_tracker.state.tree import EncodedState
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class CapturedState:
     specs: tuple[TensorSpec, ...]
     data: tuple[Bytes, ...]
     """The bytes of each tensor, in the order of `specs`."""
+    copying: Copying | None = None
+    """Some of them are still on their way."""
 
 
 class StagingBuffer:
@@ -38,18 +41,27 @@ class StagingBuffer:
         self._memory: mmap.mmap | None = None
         self._free = threading.Semaphore(1)
 
-    def capture(self, state: EncodedState) -> CapturedState:
-        """Copies every tensor; waits first for the previous captured state to be released."""
+    def capture(self, state: EncodedState, *, steady: frozenset[int] = frozenset()) -> CapturedState:
+        """Copies every tensor; waits first for the previous captured state to be released.
+
+        Large ones at `steady` addresses are copied in a thread, which the result's `copying` stands for.
+        """
         self._free.acquire()
         try:
             specs = tuple(leaf.spec for leaf in state.leaves)
             data = tuple(self._slices(specs))
+            later = []
             for leaf, target in zip(state.leaves, data, strict=True):
-                leaf.kind.copy_into(leaf.tensor, target)
+                watched = watch(leaf, target, steady)
+                if watched is None:
+                    leaf.kind.copy_into(leaf.tensor, target)
+                else:
+                    later.append(watched)
+            copying = Copying(later) if later else None
         except BaseException:
             self._free.release()
             raise
-        return CapturedState(state.skeleton, specs, data)
+        return CapturedState(state.skeleton, specs, data, copying)
 
     def release(self) -> None:
         """The captured state is not needed any more. Called once for each capture, from any thread."""

@@ -39,6 +39,7 @@ class LoopTracker(TrackerCallback):
         given: Mapping[str, Any],
         *,
         facts: Mapping[str, Any] | None = None,
+        overlap: bool = False,
         **options: Unpack[TrackerOptions],
     ) -> None:
         super().__init__(store, run, **options)
@@ -51,7 +52,7 @@ class LoopTracker(TrackerCallback):
         self._stepped = False
         self._left: tuple[Capture | None, int] | None = None
         self._snapshot: tuple[Snapshot, int] | None = None
-        self._training = Training(self._tracker, given, facts=facts or {})
+        self._training = Training(self._tracker, given, facts=facts or {}, overlap=overlap)
         self._training.start()
 
     def __enter__(self) -> Self:

@@ -28,7 +28,9 @@ _FIXED = ("length", "batch_size", "drop_last", "sampler", "loader", "batches")
 class Training:
     """From the tracker's start to its close."""
 
-    def __init__(self, tracker: Tracker, given: Mapping[str, Any], *, facts: Mapping[str, Any]) -> None:
+    def __init__(
+        self, tracker: Tracker, given: Mapping[str, Any], *, facts: Mapping[str, Any], overlap: bool = False
+    ) -> None:
         self.tracker = tracker
         self.epoch = 0
         """Epochs done."""
@@ -46,6 +48,7 @@ class Training:
         self._saved_step = 0
         self._first_step: int | None = None
         self._agreeing = True
+        self._overlap = overlap
 
     def say(self, key: str, message: str) -> None:
         """Warns once, in one process."""
@@ -68,6 +71,8 @@ class Training:
             self.close(error=error)
             raise
         self.parts.count_steps(self._count_step)
+        if self._overlap:
+            self.parts.before_changes(self.tracker.settle)
 
     def close(self, *, finished: bool = False, error: BaseException | None = None) -> None:
         """Gives the run back, and leaves the optimizers as they were."""
@@ -245,6 +250,12 @@ class Training:
         self.tracker.context.pop("batch", None)
         if is_inside(state):
             self.tracker.context["batch"] = state["data"]["batch"]
+        if self._overlap and leave and not self.ranks.several and not self.tracker.interruption:
+            steady = self.parts.steady()
+            self.tracker.save_overlapped(
+                state, steady=steady, epoch=epoch, step=self.step, metrics=metrics, reason=reason
+            )
+            return
         if not self.ranks.several:
             self.tracker.save(state, epoch=epoch, step=self.step, metrics=metrics, reason=reason, leave=leave)
             return
