@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -160,6 +161,11 @@ class Criterion:
     def label(self) -> str:
         """The metric, where it is nothing else; else the text."""
         return self.expression.name if isinstance(self.expression, Name) and self.where is None else self.text
+
+    @property
+    def condition(self) -> str:
+        """What stands behind `where`."""
+        return re.split(r"\bwhere\b", self.text)[-1].strip()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -82,7 +82,7 @@ class Scorer:
         text = self.criterion.label
         try:
             if self.criterion.where is not None and not self.criterion.where.holds(values):
-                return Score(record, unranked=f"{text.partition('where')[2].strip()} does not hold")
+                return Score(record, unranked=f"{self.criterion.condition} does not hold")
             value = float(self.criterion.expression.evaluate(values))
         except ZeroDivisionError:
             return Score(record, unranked=f"{text} has no value: a division by zero")

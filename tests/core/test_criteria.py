@@ -227,6 +227,7 @@ UNRANKED = {
     "a**(-1)": ({"a": 0.0}, "a**(-1) has no value: ", False),
     "1e308*10*a": ({}, "1e308*10*a is Inf", False),
     "a where a > 1": ({}, "a > 1 does not hold", False),
+    "whereabouts where(a > 1)": ({"whereabouts": 1.0}, "(a > 1) does not hold", False),
     "a where a > 0 and 1/(a-1) > 0": ({}, "a where a > 0 and 1/(a-1) > 0 has no value: ", False),
     "1*a where a < 2": ({"a": NAN}, "a is NaN", False),
 }
