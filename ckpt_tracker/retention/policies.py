@@ -39,7 +39,8 @@ class Last(Policy):
 @dataclass(frozen=True)
 class Best(Policy):
     """The best `count` checkpoints by a metric or an expression (see `ckpt_tracker.criteria`), or by the run's own
-    metric where none is named; of equal ones the earlier.
+    metric where none is named; of equal ones the earlier. A least difference, as `Run.best` takes it, is not for here:
+    a plan that is made again would find another best among what the first one left.
 
     NaN and infinities never win, be they the metric or in the weights. Checkpoints that lack the metric might be the
     best: the newest `count` of them are kept as `not ranked`, so that a misspelt metric neither fills the disk nor
