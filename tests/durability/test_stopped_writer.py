@@ -34,7 +34,8 @@ def stop_at(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def stopping(real: Callable[..., object]) -> Callable[..., object]:
         def call(*arguments: object, **options: object) -> object:
             if threading.current_thread() is not threading.main_thread() and next(calls) == number:
-                os.kill(os.getpid(), signal.SIGSTOP)
+                # to this thread: a signal to the process would let it run on until another thread has taken it
+                signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
             return real(*arguments, **options)
 
         return call
