@@ -77,20 +77,23 @@ class Planner:
         self._in_use = frozenset(each.base for each in self._headers.values() if each.base is not None)
         self._unneeded = frozenset() if named is None else self._in_use - named
         self._seen: set[str] = set()
+        self._base_of: dict[str, str] = {}
 
     def plan(self, runs: Iterable[str], *, progress: Progress | None = None) -> CompactionPlan:
         """The plan for these runs. What two of them share is decided for the first one. Raises FormatTooNew."""
         wanted = [(run, version) for run in runs for version in versions(self._layout.manifests(run))]
         steps: list[Step] = []
-        series = Series(bases_in_use=self._in_use)
-        run_before = None
+        series, run_before = self._series(), None
         for done, (run, version) in enumerate(wanted, start=1):
             if run != run_before:
-                series, run_before = Series(bases_in_use=self._in_use - self._unneeded), run
+                series, run_before = self._series(), run
             steps += self._checkpoint(run, version, series)
             if progress is not None:
                 progress(done, len(wanted))
         return CompactionPlan(tuple(steps))
+
+    def _series(self) -> Series:
+        return Series(bases_in_use=self._in_use - self._unneeded, base_of=self._base_of)
 
     def _checkpoint(self, run: str, version: int, series: Series) -> Iterator[Step]:
         try:
@@ -110,7 +113,7 @@ class Planner:
             step = self._object(holding, None if is_keyframe else series.base(holding))
             base = step.base if step is not None else self._base_now(holding.object)
             if base is not None:
-                series.base_of[holding.object] = base
+                self._base_of[holding.object] = base
             if step is not None:
                 yield step
 

@@ -53,12 +53,12 @@ def holdings(manifest: Manifest) -> list[Holding]:
 class Series:
     """Goes through a run's checkpoints, oldest first, and says to what each object may be the difference."""
 
-    def __init__(self, *, bases_in_use: frozenset[str]) -> None:
+    def __init__(self, *, bases_in_use: frozenset[str], base_of: Mapping[str, str]) -> None:
+        """`base_of`: of objects that are encoded against another, or will be: against which."""
         self._in_use = bases_in_use
+        self._base_of = base_of
         self._places: Mapping[Place, str] = {}
         self._since = KEYFRAME_EVERY
-        self.base_of: dict[str, str] = {}
-        """Of objects that are encoded against another: against which."""
 
     def step(self, found: list[Holding]) -> bool:
         """The next checkpoint; True when it is a keyframe."""
@@ -75,7 +75,7 @@ class Series:
         objects = {self._places.get(place) for place in holding.places}
         found = objects.pop() if len(objects) == 1 else None
         if found is not None:
-            found = self.base_of.get(found, found)
+            found = self._base_of.get(found, found)
         return None if found == holding.object else found
 
 

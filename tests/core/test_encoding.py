@@ -215,6 +215,9 @@ def bomb(tmp_path: Path, frame: bytes, *, nbytes: int = BLOCK) -> tuple[EncodedF
 
 BOMBS = {
     "a frame that says it is larger": zstandard.ZstdCompressor().compress(bytes(2**24)),
+    "a frame that says it is larger than all memory": b"\x28\xb5\x2f\xfd\xe0"
+    + (2**50).to_bytes(8, "little")
+    + bytes(20),
     "a frame that does not say so": zstandard.ZstdCompressor(write_content_size=False).compress(bytes(2**24)),
     "a frame of less": zstandard.ZstdCompressor(write_content_size=False).compress(bytes(100)),
     "two frames": zstandard.ZstdCompressor().compress(bytes(BLOCK)) * 2,
