@@ -6,17 +6,20 @@ save to save. It is free again once the background writer has made its tensors d
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ckpt_tracker.records import TensorSpec
 from ckpt_tracker.state.overlap import Copying, watch
-from ckpt_tracker.state.tree import EncodedState
+from ckpt_tracker.state.tree import EncodedState, TensorLeaf
 
 if TYPE_CHECKING:
-    from ckpt_tracker.state.tensors import Bytes
+    from ckpt_tracker.state.tensors import Bytes, TensorKind
 
 _PAGE = mmap.PAGESIZE
 _LINE = 64
@@ -50,14 +53,13 @@ class StagingBuffer:
         try:
             specs = tuple(leaf.spec for leaf in state.leaves)
             data = tuple(self._slices(specs))
-            later = []
-            for leaf, target in zip(state.leaves, data, strict=True):
-                watched = watch(leaf, target, steady)
-                if watched is None:
-                    leaf.kind.copy_into(leaf.tensor, target)
-                else:
-                    later.append(watched)
-            copying = Copying(later) if later else None
+            watched = [watch(leaf, target, steady) for leaf, target in zip(state.leaves, data, strict=True)]
+            with self._transfer(leaf for leaf, late in zip(state.leaves, watched, strict=True) if late is None):
+                for leaf, target, late in zip(state.leaves, data, watched, strict=True):
+                    if late is None:
+                        leaf.kind.copy_into(leaf.tensor, target)
+            later = [late for late in watched if late is not None]
+            copying = Copying(later, self._transfer(late.leaf for late in later)) if later else None
         except BaseException:
             self._free.release()
             raise
@@ -66,6 +68,14 @@ class StagingBuffer:
     def release(self) -> None:
         """The captured state is not needed any more. Called once for each capture, from any thread."""
         self._free.release()
+
+    def _transfer(self, leaves: Iterable[TensorLeaf]) -> AbstractContextManager[object]:
+        """What the leaves are copied in; each library has a part in it."""
+        tensors: dict[TensorKind, list[Any]] = {}
+        for leaf in leaves:
+            tensors.setdefault(leaf.kind, []).append(leaf.tensor)
+        assert self._memory is not None
+        return _joined([kind.transfer(each, self._memory) for kind, each in tensors.items()])
 
     def _slices(self, specs: tuple[TensorSpec, ...]) -> list[Bytes]:
         import numpy as np
@@ -85,3 +95,11 @@ class StagingBuffer:
             # the old buffer goes back to the system when its last slice does
             self._memory = mmap.mmap(-1, max(nbytes, _PAGE))
         return self._memory
+
+
+@contextlib.contextmanager
+def _joined(transfers: Sequence[AbstractContextManager[object]]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for each in transfers:
+            stack.enter_context(each)
+        yield

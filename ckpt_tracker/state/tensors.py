@@ -7,14 +7,18 @@ seen the same way, how to copy one into a buffer, and how to make one from bytes
 
 from __future__ import annotations
 
+import contextlib
 import re
 import sys
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
 from functools import cache, lru_cache
+from mmap import mmap
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ckpt_tracker.errors import Damaged, MissingExtra
 from ckpt_tracker.records import TensorSpec
+from ckpt_tracker.state.glances import Glance, glance_at
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,6 +57,15 @@ class TensorKind(Protocol):
 
     def memory(self, tensor: Any) -> Bytes | None:
         """The tensor's own bytes, to be written; None where they are not C-contiguous, or not in this memory."""
+
+    def glance(self, tensor: Any) -> Glance | None:
+        """How the tensor is now, to be compared with how it is later; None where that can't be told."""
+
+    def transfer(self, tensors: Sequence[Any], memory: mmap) -> AbstractContextManager[object]:
+        """What copies of these tensors into `memory` are made in, from any thread, as the tensors are now or later.
+
+        They have arrived when it is left. The memory may be made ready for them, which takes its time once.
+        """
 
 
 class NumpyKind:
@@ -100,6 +113,15 @@ class NumpyKind:
         if not tensor.nbytes or not tensor.flags.c_contiguous or not tensor.flags.writeable:
             return None
         return tensor.reshape(-1).view(np.uint8)
+
+    def glance(self, tensor: npt.NDArray[Any]) -> Glance | None:
+        """At the array's bytes."""
+        memory = self.memory(tensor)
+        return None if memory is None else glance_at(memory)
+
+    def transfer(self, tensors: Sequence[npt.NDArray[Any]], memory: mmap) -> AbstractContextManager[object]:
+        """Nothing to do."""
+        return contextlib.nullcontext()
 
 
 def kind_of(value: object) -> TensorKind | None:

@@ -5,13 +5,18 @@ Whatever device a tensor was on, it comes back on the CPU; `load_state_dict` mov
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import contextlib
+from collections.abc import Hashable, Sequence
+from contextlib import AbstractContextManager
+from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from ckpt_tracker.errors import Damaged
 from ckpt_tracker.records import TensorSpec
+from ckpt_tracker.state.glances import Glance, glance_at
+from ckpt_tracker.state.torch_devices import DeviceTransfer, lock_pages
 
 if TYPE_CHECKING:
     from ckpt_tracker.state.tensors import Bytes
@@ -49,7 +54,8 @@ class TorchKind:
             return
         target = torch.from_numpy(buffer).view(tensor.dtype).view(tensor.shape)
         with torch.no_grad():
-            target.copy_(tensor.detach())
+            # from a device it is only queued: it is there when the transfer is left
+            target.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
 
     def build(self, spec: TensorSpec, data: Bytes) -> torch.Tensor:
         """A tensor over `data` itself, on the CPU."""
@@ -74,6 +80,21 @@ class TorchKind:
             return None
         data: Bytes = tensor.detach().reshape(-1).view(torch.uint8).numpy()
         return data
+
+    def glance(self, tensor: torch.Tensor) -> Glance | None:
+        """At the changes that torch has counted, and at bytes in this memory."""
+        if tensor.is_cuda:
+            return Glance(tensor.data_ptr(), tensor._version, b"")
+        memory = self.memory(tensor)
+        return None if memory is None else glance_at(memory, version=tensor._version)
+
+    def transfer(self, tensors: Sequence[torch.Tensor], memory: mmap) -> AbstractContextManager[object]:
+        """From CUDA devices by page-locked memory, on streams of their own."""
+        devices = {tensor.device for tensor in tensors if tensor.is_cuda}
+        if not devices:
+            return contextlib.nullcontext()
+        lock_pages(memory)
+        return DeviceTransfer(devices)
 
 
 def encode_value(value: object) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in 
 CORE = sorted(
     path
     for path in MODULES
-    if not {"integrations", "cli"} & set(path.parts) and path.stem not in ("torch_tensors", "__main__")
+    if not {"integrations", "cli"} & set(path.parts) and path.stem not in ("torch_devices", "torch_tensors", "__main__")
 )
 
 FRAMEWORKS = ("torch", "keras", "tensorflow", "jax", "lightning", "pytorch_lightning", "transformers")

@@ -1,6 +1,6 @@
 """A training on a CUDA device, killed where it is told to.
 
-Usage: training_cuda.py KIND STORE [EPOCH BATCH]: torch, lightning or transformers; prints the last checkpoint's digest.
+Usage: training_cuda.py KIND STORE [EPOCH BATCH]: torch, overlapped, lightning or transformers. Prints the last digest.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class Noisy(Dataset):
 def network():
     """With what keeps state, and draws random numbers, on the device."""
     torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(8, 64), nn.BatchNorm1d(64), nn.ReLU(), nn.Dropout(0.4), nn.Linear(64, 2))
+    wide = [nn.Linear(8, 512), nn.BatchNorm1d(512), nn.ReLU(), nn.Dropout(0.4)]
+    return nn.Sequential(*wide, nn.Linear(512, 512), nn.Linear(512, 2))
 
 
 def loader():
@@ -65,7 +66,7 @@ def train_torch():
         "scaler": torch.amp.GradScaler("cuda", init_scale=2.0**30, growth_interval=3),
         "ema": torch.optim.swa_utils.AveragedModel(model),
     }
-    with CheckpointTracker(STORE, "run", every=EVERY, **objects) as tracker:
+    with CheckpointTracker(STORE, "run", every=EVERY, overlap=KIND == "overlapped", **objects) as tracker:
         for epoch in tracker.epochs(EPOCHS):
             for x, y in tracker.batches(loader()):
                 die_at(epoch, tracker.batch, tracker.run)
@@ -164,5 +165,6 @@ if __name__ == "__main__":
         forget_the_device()
     torch.use_deterministic_algorithms(True)
     random.seed(SEED), np.random.seed(SEED), torch.manual_seed(SEED)
-    tracker = {"torch": train_torch, "lightning": train_lightning, "transformers": train_transformers}[KIND]()
+    train = {"lightning": train_lightning, "transformers": train_transformers}.get(KIND, train_torch)
+    tracker = train()
     print(tracker.run.last().digest)
