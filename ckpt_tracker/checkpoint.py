@@ -139,6 +139,11 @@ class Checkpoint:
         self.wait()
         return self._record
 
+    @property
+    def done(self) -> bool:
+        """It is not being written any more: `wait` returns, or raises, at once."""
+        return self._pending is None or self._pending.done
+
     def wait(self, timeout: float | None = None) -> Checkpoint:
         """Returns once the checkpoint is durable: it survives a kill and a power cut from then on.
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 OnError = Literal["raise", "warn"]
+Backpressure = Literal["wait", "skip"]
 
 
 class TrackerOptions(TypedDict, total=False):
@@ -32,6 +33,7 @@ class TrackerOptions(TypedDict, total=False):
     config: Mapping[str, Any] | None
     overrides: Mapping[str, Any] | None
     on_error: OnError
+    backpressure: Backpressure
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Options:
     overrides: Mapping[str, Any]
     """Plain values."""
     on_error: OnError
+    backpressure: Backpressure = "wait"
+    """What a checkpoint does that is due while the one before is being written."""
 
 
 def check(**given: Unpack[TrackerOptions]) -> Options:
@@ -58,6 +62,9 @@ def check(**given: Unpack[TrackerOptions]) -> Options:
     resuming.check(resume, monitored=monitor is not None)
     if on_error not in ("raise", "warn"):
         raise InvalidOption(f"on_error={on_error!r}: expected 'raise' or 'warn'")
+    backpressure = given.get("backpressure", "wait")
+    if backpressure not in ("wait", "skip"):
+        raise InvalidOption(f"backpressure={backpressure!r}: expected 'wait' or 'skip'")
     return Options(
         monitor=monitor,
         triggers=parse_triggers(given.get("every", "1 epoch")),
@@ -66,6 +73,7 @@ def check(**given: Unpack[TrackerOptions]) -> Options:
         config=dict(given.get("config") or {}),
         overrides=_overrides(given.get("overrides")),
         on_error=on_error,
+        backpressure=backpressure,
     )
 
 

@@ -12,6 +12,7 @@ The integrations' `CheckpointTracker`s hold one of these each.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import warnings
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
     from ckpt_tracker.options import TrackerOptions
 
+_log = logging.getLogger("ckpt_tracker")
 _LAST_FREE_SECONDS = 5.0
 """How long a training's end waits for the saves of others: what it could not free by then is left to a gc."""
 
@@ -82,6 +84,7 @@ class Tracker:
         self._upkeep: Upkeep | None = None
         self._copying: tuple[Capture, dict[str, Any]] | None = None
         self._retake: str | None = None
+        self._behind = False
 
     # -- from begin to close ---------------------------------------------------------------------------------
 
@@ -150,7 +153,13 @@ class Tracker:
 
         A signal that has come is a reason at any consistent point, whatever the triggers are.
         """
-        return self.interruption or self._retake or self.schedule.due(epoch=epoch, step=step)
+        if self.interruption:
+            return self.interruption
+        reason = self._retake or self.schedule.due(epoch=epoch, step=step)
+        if reason is None or self._newest is None or self._newest.done:
+            return reason
+        self._say_behind(reason)
+        return reason if self.options.backpressure == "wait" else None
 
     @property
     def interruption(self) -> str | None:
@@ -300,6 +309,18 @@ class Tracker:
         if key not in self._warned:
             self._warned.add(key)
             warnings.warn(message, CheckpointWarning, stacklevel=4)
+
+    def _say_behind(self, reason: str) -> None:
+        """Once: the training saves faster than can be written."""
+        if self._behind:
+            return
+        self._behind = True
+        waits = self.options.backpressure == "wait"
+        _log.warning(
+            "a checkpoint (%s) is due while the one before is still being written: %s; save less often if that goes on",
+            reason,
+            "the training waits for that" if waits else "it is skipped, for backpressure='skip' says so",
+        )
 
     # -- behind ----------------------------------------------------------------------------------------------
 
