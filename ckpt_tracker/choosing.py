@@ -67,13 +67,14 @@ def best_of_runs(
 ) -> Checkpoint:
     """What `Store.best` does."""
     check_terms(tie=tie, min_delta=min_delta)
-    chosen = store.runs() if runs is None else [store.find_run(name) for name in dict.fromkeys(runs)]
-    monitor = check_monitor(metric, mode) or common_monitor(run.record for run in chosen)
     store.drain()
-    if runs is None and tie == "first" and not min_delta:
-        key = store.index.best_of_all(monitor)
+    named = check_monitor(metric, mode)
+    if named is not None and runs is None and tie == "first" and not min_delta:
+        key = store.index.best_of_all(named)
         if key is not None:
             return store[f"{key[0]}@v{key[1]}"]
+    chosen = store.runs() if runs is None else [store.find_run(name) for name in dict.fromkeys(runs)]
+    monitor = named or common_monitor(run.record for run in chosen)
     records = [record for run in chosen for record in store.index.checkpoints(run.name)]
     records.sort(key=lambda record: (record.created_at, record.run, record.version))
     what = f"the runs {', '.join(run.name for run in chosen)}"
