@@ -91,6 +91,25 @@ def test_a_second_tracker_inside_the_first_is_refused(store):
         CheckpointTracker(store, "run", **parts())
 
 
+@pytest.mark.parametrize("stop", [None, 4])
+def test_the_end_of_a_training_without_epochs_is_saved(stop, store):
+    """Where its loader ends, and where it is left by break after a step; more of it goes on from there."""
+    objects = parts()
+
+    def run(count):
+        done = []
+        with CheckpointTracker(store, "run", every="3 steps", keep="last:9", **objects) as tracker:
+            for index in tracker.batches(range(count)):
+                step(**objects)
+                done.append(index)
+                if tracker.step == stop:
+                    break
+        return done, [(each.step, each.context["batch"]) for each in tracker.run.checkpoints()]
+
+    assert run(5) == ([0, 1, 2, 3, 4][:stop], [(3, 3), (stop or 5, stop or 5)])
+    assert run(5)[0] == [0, 1, 2, 3, 4][stop or 5 :]
+
+
 def test_a_finished_run_trains_nothing_more_and_says_so(store, caplog):
     """The same script run again does no epoch."""
     train(store)

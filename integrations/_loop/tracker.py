@@ -51,6 +51,8 @@ class LoopTracker(TrackerCallback):
         self._yielded = False
         self._stepped = False
         self._left: tuple[Capture | None, int] | None = None
+        self._end: int | None = None
+        self._has_epochs = False
         self._snapshot: tuple[Snapshot, int] | None = None
         self._training = Training(self._tracker, given, facts=facts or {}, overlap=overlap)
         self._training.start()
@@ -89,7 +91,7 @@ class LoopTracker(TrackerCallback):
 
         An epoch's checkpoint is taken when the loop turns, and when it is left by `break` after `log`.
         """
-        training = self._training
+        training, self._has_epochs = self._training, True
         if training.epoch >= count and training.ranks.first:
             _log.warning("run %s: %d of %d epochs are done, nothing to train", self.run.name, training.epoch, count)
         while training.epoch < count:
@@ -134,6 +136,10 @@ class LoopTracker(TrackerCallback):
             if position.loading and consistent:
                 self._save_unloaded(error)
             raise
+        except GeneratorExit:  # left by break
+            self._end = training.step if training.step != step else None
+            raise
+        self._end = training.step
         self._end_loader()
 
     def log(self, metrics: Mapping[str, Any] | None = None, /, **more: Any) -> None:
@@ -196,6 +202,7 @@ class LoopTracker(TrackerCallback):
         """Makes the checkpoint of an epoch that was left by `break`, or forgets it."""
         left, self._left = self._left, None
         if left is None:
+            self._settle_end(keep=keep and not self._open)
             return
         (capture, epoch), training = left, self._training
         if capture is not None and keep:
@@ -206,6 +213,12 @@ class LoopTracker(TrackerCallback):
         elif keep and training.ranks.highest(int(self._logged)) and training.ranks.several:
             training.epoch = epoch + 1
             training.save(training.state(), reason="break", epoch=epoch, metrics=self._metrics)
+
+    def _settle_end(self, *, keep: bool) -> None:
+        """A training without epochs has come to its end where its loader did, or where a step was followed by break."""
+        training, end = self._training, self._end
+        if keep and not self._has_epochs and end == training.step and training.has_news and not training.ranks.several:
+            training.save_inside("end")
 
     # -- between the turns -----------------------------------------------------------------------------------
 
