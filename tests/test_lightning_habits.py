@@ -50,6 +50,18 @@ def test_an_old_validation_is_not_recorded_again():
     assert ranked == [1]
 
 
+def test_a_validation_from_before_a_restart_is_not_recorded_again():
+    """EarlyStopping has its metric back, and the epoch that goes on has no validation of its own."""
+    options = {"check_val_every_n_epoch": 2, "num_sanity_val_steps": 0}
+    for epochs in (2, 3):
+        trainer = make_trainer(make_tracker(), EarlyStopping("val_loss", patience=9), max_epochs=epochs, **options)
+        trainer.fit(make_model(lightning), *loaders())
+    with Store("store") as store:
+        ranked = [each.epoch for each in store.run("run").checkpoints() if "val_loss" in each.metrics]
+
+    assert (saved(), ranked) == ([0, 1, 2], [1])
+
+
 def test_the_sections_are_named():
     """The state is sorted into the sections that all trackers use."""
     make_trainer(make_tracker(), EarlyStopping("val_loss")).fit(make_model(lightning, scheduler="step"), *loaders())
