@@ -94,9 +94,7 @@ class Measured(Disturbed):
 
 
 def make_gan(lightning):
-    """Two networks, two optimizers with a scheduler each, stepped by hand: one after every third batch, whatever the
-    epochs are.
-    """
+    """Two networks, two optimizers with a scheduler each, stepped by hand: one after every third batch."""
 
     class Gan(Disturbed, lightning.LightningModule):
         def __init__(self):

@@ -85,7 +85,7 @@ CASES = {
     "workers that live on, the first epoch": ({**WITHIN, "data": "lasting workers"}, [0, 2]),
     "several loaders": ({**WITHIN, "data": "several"}, [1, 2]),
     "two optimizers by hand": ({"model": "gan"}, [2, 1]),
-    "inside an epoch, two optimizers by hand": ({**WITHIN, "model": "gan"}, [1, 2]),
+    "inside an epoch, two optimizers by hand, gradients that wait": ({**WITHIN, "model": "gan"}, [1, 1]),
 }
 # the other package is the same code under another name
 TRIED = [("lightning.pytorch", name) for name in CASES]
