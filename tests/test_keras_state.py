@@ -184,6 +184,17 @@ def test_attributes_of_other_callbacks_come_back(tmp_path):
     assert again.average.numpy() == keeper.average.numpy()
 
 
+def test_callbacks_that_wait_go_on_waiting(tmp_path):
+    """ReduceLROnPlateau acts in the third epoch without progress, EarlyStopping in the fourth."""
+
+    def run(folder, epochs):
+        patient = {"monitor": "loss", "min_delta": 99}
+        rate = keras.callbacks.ReduceLROnPlateau(patience=2, factor=0.5, **patient)
+        return train(folder, make_model(), rate, keras.callbacks.EarlyStopping(patience=3, **patient), epochs=epochs)
+
+    assert len(set(digests(tmp_path, run))) == 1
+
+
 def test_an_argument_that_the_script_changed_is_not_undone(tmp_path):
     """Only what training changed is state: what a callback was made with is the script's."""
     train(tmp_path, make_model(), Keeper(1.0, 10, []), epochs=2)
