@@ -16,7 +16,7 @@ from durability.crash_recording import environment, why_not
 from durability.fault_injection import FAULTS
 
 # all of them take some minutes longer
-STEP = "1" if os.environ.get("CKPT_TRACKER_TESTS") == "full" else "2"
+STEP = "1" if os.environ.get("CKPT_TRACKER_TESTS") == "full" else "4"
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 
 
