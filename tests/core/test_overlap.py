@@ -15,7 +15,7 @@ from ckpt_tracker.state.tensors import NumpyKind
 from ckpt_tracker.state.tree import EncodedState, TensorLeaf
 
 
-@dataclass
+@dataclass(eq=False)
 class Gated(NumpyKind):
     """NumPy's kind, which copies once it is allowed to."""
 
