@@ -39,8 +39,8 @@ _BY_RUN = "ORDER BY run, version"
 _NEWEST_FIRST = "moment DESC, run DESC, version DESC"
 # of each metric by itself: SELECT DISTINCT would look at every row
 _METRIC_NAMES = """WITH RECURSIVE names (name) AS (
-    SELECT min(name) FROM _metrics WHERE run = ?1
-    UNION ALL SELECT (SELECT min(name) FROM _metrics WHERE run = ?1 AND name > names.name)
+    SELECT min(name) FROM _metrics WHERE run = ?
+    UNION ALL SELECT (SELECT min(name) FROM _metrics WHERE run = ? AND name > names.name)
     FROM names WHERE names.name IS NOT NULL
 ) SELECT name FROM names WHERE name IS NOT NULL"""
 
@@ -181,25 +181,24 @@ class Index(IndexFile):
         Weights that hold NaN or infinities are never best.
         """
         return self._version(
-            "SELECT version FROM _metrics WHERE run = ?1 AND name = ?2 AND ranked = ("
-            "SELECT ranked FROM _metrics WHERE run = ?1 AND name = ?2 AND ranked > -9e999 "
+            "SELECT version FROM _metrics WHERE run = ? AND name = ? AND ranked = ("
+            "SELECT ranked FROM _metrics WHERE run = ? AND name = ? AND ranked > -9e999 "
             f"ORDER BY ranked {_order(monitor)} LIMIT 1) ORDER BY version LIMIT 1",
-            run,
-            monitor.metric,
+            *(run, monitor.metric, run, monitor.metric),
         )
 
     def best_of_all(self, monitor: Monitor) -> Key | None:
         """The checkpoint of all runs with the best finite value; of equal ones the earliest in time."""
         return self._key(
-            "SELECT run, version FROM _metrics WHERE name = ?1 AND ranked = ("
-            "SELECT ranked FROM _metrics WHERE name = ?1 AND ranked > -9e999 "
+            "SELECT run, version FROM _metrics WHERE name = ? AND ranked = ("
+            "SELECT ranked FROM _metrics WHERE name = ? AND ranked > -9e999 "
             f"ORDER BY ranked {_order(monitor)} LIMIT 1) ORDER BY moment, run, version LIMIT 1",
-            monitor.metric,
+            *(monitor.metric, monitor.metric),
         )
 
     def metric_names(self, run: str) -> list[str]:
         """Every metric that some checkpoint of the run has."""
-        return [row[0] for row in self._read(_METRIC_NAMES, run)]
+        return [row[0] for row in self._read(_METRIC_NAMES, run, run)]
 
     def images(self, run: str) -> dict[int, str]:
         """`rows.image` of each version of a run, as it is in the index: for a verify."""
