@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -34,7 +35,8 @@ def filled(path: Path) -> Path:
 
 
 def _rows(path: Path, view: str) -> list[dict[str, Any]]:
-    return list(Database(path / "index.sqlite").view(view).rows)
+    with contextlib.closing(Database(path / "index.sqlite")) as database:
+        return list(database.view(view).rows)
 
 
 def test_the_columns_of_the_views_are_those_of_the_readme(filled: Path) -> None:
@@ -45,8 +47,8 @@ def test_the_columns_of_the_views_are_those_of_the_readme(filled: Path) -> None:
             r"^\| `(runs|checkpoints|metrics)` \| [^|]+ \| (.+) \|$", README.read_text(), re.M
         )
     }
-    database = Database(filled / "index.sqlite")
-    assert sorted(database.view_names()) == ["checkpoints", "metrics", "runs"]
+    with contextlib.closing(Database(filled / "index.sqlite")) as database:
+        assert sorted(database.view_names()) == ["checkpoints", "metrics", "runs"]
     assert documented == {name: list(_rows(filled, name)[0]) for name in ("runs", "checkpoints", "metrics")}
 
 
