@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from ckpt_tracker.integrations._lightning.ranks import Ranks
+from ckpt_tracker.integrations._shared.leaving import leave_together
 from ckpt_tracker.tracker import Tracker
 
 _log = logging.getLogger("ckpt_tracker")
@@ -110,14 +111,7 @@ class Signals:
             return
         if asked == "SIGUSR1":
             self._requeue()
-        mine: BaseException | None = None
-        try:
-            self._tracker.leave()
-        except (KeyboardInterrupt, SystemExit) as ending:
-            mine = ending
-        # where the script has a handler of its own, no rank leaves
-        if self._ranks.highest(int(mine is not None)):
-            raise mine or _ending(asked)
+        leave_together(self._tracker, asked, highest=self._ranks.highest)
 
     def _requeue(self) -> None:
         requeue = getattr(getattr(self._trainer, "_signal_connector", None), "_slurm_sigusr_handler_fn", None)
@@ -134,12 +128,6 @@ def _watched() -> tuple[int, ...]:
 def _install(number: int, handler: Any) -> None:
     with contextlib.suppress(ValueError):  # not in the main thread
         signal.signal(number, handler)
-
-
-def _ending(asked: str) -> BaseException:
-    if asked == "KeyboardInterrupt":
-        return KeyboardInterrupt()
-    return SystemExit(128 + signal.Signals[asked])
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ that all come to. Nothing is sent from a background thread.
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -16,6 +15,7 @@ import torch
 from torch import distributed
 
 from ckpt_tracker.errors import InvalidOption
+from ckpt_tracker.integrations._shared.leaving import leave_together
 from ckpt_tracker.tracker import Tracker
 
 T = TypeVar("T")
@@ -135,15 +135,4 @@ class Decisions:
         asked, self._asked = self._asked, None
         if asked is None:
             return
-        mine: BaseException | None = None
-        try:
-            self._tracker.leave()
-        except (KeyboardInterrupt, SystemExit) as ending:
-            mine = ending
-        # where the script has a handler of its own, no process leaves
-        if self._ranks.highest(int(mine is not None)):
-            raise mine or _ending(asked)
-
-
-def _ending(asked: str) -> BaseException:
-    return KeyboardInterrupt() if asked == "KeyboardInterrupt" else SystemExit(128 + signal.Signals[asked])
+        leave_together(self._tracker, asked, highest=self._ranks.highest)
