@@ -124,7 +124,7 @@ def test_a_save_takes_few_sql_statements(store, training):
         each.set_trace_callback(None)
     assert statements
     assert sum("BEGIN IMMEDIATE" in each for each in statements) == 1
-    assert len(statements) <= 20
+    assert len(statements) <= 12
 
 
 @pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")

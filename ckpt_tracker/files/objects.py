@@ -49,6 +49,7 @@ class ObjectWriter:
         self._durable: frozenset[str] = frozenset()
         self._open: list[tuple[int, Path, Path]] = []
         self._folders: set[Path] = set()
+        self._durable_folders: set[Path] = set()
 
     def remember(self, entries: Sequence[TensorEntry]) -> None:
         """The tensors of the run's newest durable checkpoint, for the next one to refer to; none where it is gone."""
@@ -120,12 +121,20 @@ class ObjectWriter:
             self._objects.freshen(name)
             return 0
         if not target.parent.exists():
-            make_folder(target.parent)
+            self._make_fan(target.parent)
         scratch = self._objects.tmp / unused_name(name)
         self._open.append((create(scratch, data), scratch, target))
         if len(self._open) >= _OPEN_AT_ONCE:
             self._publish()
         return nbytes
+
+    def _make_fan(self, folder: Path) -> None:
+        """Makes one of the 256 folders; its name is made durable at the end, with those of the others."""
+        self._durable_folders.discard(folder)
+        try:
+            folder.mkdir(exist_ok=True)
+        except FileNotFoundError:
+            make_folder(folder)
 
     def _is_durable(self, name: str) -> bool:
         """Makes an object durable that another writer may not have come to sync; False where that fails: fsync tells
@@ -154,11 +163,12 @@ class ObjectWriter:
 
     def _flush(self) -> None:
         self._publish()
-        if self._folders:
-            # who made one of them may not have come to sync its name
-            self._folders.add(self._objects.folder)
         for folder in self._folders:
             sync_folder(folder)
+        if not self._folders <= self._durable_folders:
+            # whoever made one of them may not have come to sync its name
+            sync_folder(self._objects.folder)
+            self._durable_folders |= self._folders
         self._folders.clear()
 
     def _abandon(self) -> None:

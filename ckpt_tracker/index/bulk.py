@@ -1,4 +1,4 @@
-"""Catching up: many rows at once, and a few while looking.
+"""Checkpoints into the index: one after each save, many at once while catching up.
 
 It uses sqlite3 itself. Whoever looks has to catch up where a training was killed between manifest and index, and
 importing sqlite-utils takes some hundred times longer than that. With its `insert_all` a row takes four times as long
@@ -31,13 +31,24 @@ def catch_up(
         _delete(connection, [(run.name, version) for version in removed])
         rest = iter(added)
         while records := list(islice(rest, _AT_ONCE)):
-            # what was known may have had other metrics
-            _delete(connection, [(record.run, record.version) for record in records])
-            _insert(connection, "_checkpoints", list(map(checkpoint_row, records)))
-            _insert_tuples(
-                connection, "_metrics", METRIC_COLUMNS, [row for each in records for row in metric_rows(each)]
-            )
+            _put(connection, records)
         later.rank(connection.execute, run.name)
+
+
+def change(connection: sqlite3.Connection, *, removed: Sequence[Key], changed: Sequence[CheckpointRecord]) -> None:
+    """One transaction: checkpoints that are gone, and others that are new or changed."""
+    with immediate(connection):
+        _delete(connection, removed)
+        _put(connection, changed)
+        for record in changed:
+            later.rank(connection.execute, record.run, record.version)
+
+
+def _put(connection: sqlite3.Connection, records: Sequence[CheckpointRecord]) -> None:
+    # what was known may have had other metrics
+    _delete(connection, [(record.run, record.version) for record in records])
+    _insert(connection, "_checkpoints", list(map(checkpoint_row, records)))
+    _insert_tuples(connection, "_metrics", METRIC_COLUMNS, [row for each in records for row in metric_rows(each)])
 
 
 def _delete(connection: sqlite3.Connection, keys: Sequence[Key]) -> None:

@@ -1,8 +1,8 @@
 """The index: SQLite over all manifests, to answer "which was best" at once. A cache: it can be rebuilt at any time.
 
-Each question is one step into a covering index, however many checkpoints there are. Reading, and catching up with the
-manifests, uses sqlite3 itself, because importing sqlite-utils takes longer than most questions; schema and all other
-writes are sqlite-utils'.
+Each question is one step into a covering index, however many checkpoints there are. Reading, and putting checkpoints
+in, uses sqlite3 itself, because importing sqlite-utils takes longer than most questions; schema and all other writes
+are sqlite-utils'.
 """
 
 from __future__ import annotations
@@ -18,13 +18,11 @@ from ckpt_tracker.index.rows import (
     METRIC_COLUMNS,
     RECORD_COLUMNS,
     Key,
-    checkpoint_row,
     checkpoints_from_rows,
     evaluation_from_row,
     evaluation_row,
     image_of,
     marks,
-    metric_rows,
     moment,
     run_from_row,
     run_row,
@@ -73,19 +71,7 @@ class Index(IndexFile):
     def change(self, *, removed: Iterable[Key] = (), changed: Iterable[CheckpointRecord] = ()) -> None:
         """Forgets checkpoints (run, version), and updates others: all in one transaction."""
         keys, records = list(removed), list(changed)
-
-        def change_all(db: Database) -> None:
-            for key in [*keys, *((record.run, record.version) for record in records)]:
-                db.table("_metrics").delete_where("run = ? AND version = ?", key)
-            for key in keys:
-                db.table("_checkpoints").delete_where("run = ? AND version = ?", key)
-            db.table("_checkpoints").insert_all(map(checkpoint_row, records), replace=True)
-            rows = (dict(zip(METRIC_COLUMNS, row, strict=True)) for record in records for row in metric_rows(record))
-            db.table("_metrics").insert_all(rows)
-            for record in records:
-                later.rank(db.execute, record.run, record.version)
-
-        self._write(change_all)
+        self._mending(lambda connection: bulk.change(connection, removed=keys, changed=records))
 
     def remove_run(self, run: str) -> None:
         """Forgets a run and its checkpoints."""
