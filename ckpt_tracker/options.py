@@ -34,6 +34,7 @@ class TrackerOptions(TypedDict, total=False):
     overrides: Mapping[str, Any] | None
     on_error: OnError
     backpressure: Backpressure
+    overlap: bool
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Options:
     on_error: OnError
     backpressure: Backpressure = "wait"
     """What a checkpoint does that is due while the one before is being written."""
+    overlap: bool = False
+    """What only an optimizer's step changes is copied up to that step, while the training computes."""
 
 
 def check(**given: Unpack[TrackerOptions]) -> Options:
@@ -65,6 +68,9 @@ def check(**given: Unpack[TrackerOptions]) -> Options:
     backpressure = given.get("backpressure", "wait")
     if backpressure not in ("wait", "skip"):
         raise InvalidOption(f"backpressure={backpressure!r}: expected 'wait' or 'skip'")
+    overlap = given.get("overlap", False)
+    if overlap not in (True, False):
+        raise InvalidOption(f"overlap={overlap!r}: expected True or False")
     return Options(
         monitor=monitor,
         triggers=parse_triggers(given.get("every", "1 epoch")),
@@ -74,6 +80,7 @@ def check(**given: Unpack[TrackerOptions]) -> Options:
         overrides=_overrides(given.get("overrides")),
         on_error=on_error,
         backpressure=backpressure,
+        overlap=bool(overlap),
     )
 
 

@@ -24,6 +24,7 @@ from ckpt_tracker import guard, options, resuming, trial
 from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.disk.jsonfile import plain
 from ckpt_tracker.errors import CheckpointWarning, CkptTrackerError, RunBusy, SaveFailed, add_note
+from ckpt_tracker.overlapping import Overlapping
 from ckpt_tracker.retention.keeping import TRACKER
 from ckpt_tracker.run import Run, as_number
 from ckpt_tracker.run_writer import Capture
@@ -82,8 +83,7 @@ class Tracker:
         self._warned: set[str] = set()
         self._newest: Checkpoint | None = None
         self._upkeep: Upkeep | None = None
-        self._copying: tuple[Capture, dict[str, Any]] | None = None
-        self._retake: str | None = None
+        self._overlapping = Overlapping(self._submit, self.warn_once)
         self._behind = False
 
     # -- from begin to close ---------------------------------------------------------------------------------
@@ -155,11 +155,20 @@ class Tracker:
         """
         if self.interruption:
             return self.interruption
-        reason = self._retake or self.schedule.due(epoch=epoch, step=step)
+        reason = self.triggered(epoch=epoch, step=step)
         if reason is None or self._newest is None or self._newest.done:
             return reason
         self._say_behind(reason)
         return reason if self.options.backpressure == "wait" else None
+
+    def triggered(self, *, epoch: int | None = None, step: int | None = None) -> str | None:
+        """`due` as far as triggers go, and what they wanted and could not get because something had changed."""
+        return self._overlapping.missed or self.schedule.due(epoch=epoch, step=step)
+
+    @property
+    def overlapping(self) -> bool:
+        """What is captured now may be copied while the training goes on, with `save_overlapped`."""
+        return self.options.overlap and self._overlapping.possible and self.interruption is None
 
     @property
     def interruption(self) -> str | None:
@@ -203,35 +212,20 @@ class Tracker:
         """`save`, with tensors at `steady` addresses copied in a thread: `settle` has to be called before they change.
 
         The checkpoint exists from then on. Where one has changed all the same, another is due at once, and from then on
-        all are copied before `save_overlapped` returns.
+        nothing is `overlapping`.
         """
-        capture = self.capture(state, steady=frozenset() if "overlap" in self._warned else steady)
+        capture = self.capture(state, steady=steady)
         told = self._told(epoch=epoch, step=step, metrics=metrics, reason=reason)
-        self._copying = capture, told
-        if capture.state.copying is None:
-            self.settle()
+        self._overlapping.begin(self.run, capture, told)
 
     def settle(self) -> None:
         """What is being copied may change once this returns."""
-        if self._copying is None:
-            return
-        (capture, told), self._copying = self._copying, None
-        capture, changed = self.run.settle(capture)
-        if changed is None:
-            self._submit(capture, told)
-            return
-        self.run.discard(capture)
-        self._retake = told["reason"]
-        self.warn_once(
-            "overlap",
-            f"{changed} was changed while it was being copied, and not by its optimizer: that checkpoint is taken at "
-            "the next consistent point instead, and overlap=True has no effect from here on",
-        )
+        self._overlapping.settle()
 
     def capture(self, state: Mapping[str, object], *, steady: frozenset[int] = frozenset()) -> Capture:
         """The first half of `save`: the state may change when it returns, but for what is at `steady` addresses."""
         self.settle()
-        self._retake = None
+        self._overlapping.missed = None
         self._facing_errors(self.run.writer().raise_pending)
         return self.run.capture(state, steady=steady)
 

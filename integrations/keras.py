@@ -19,7 +19,7 @@ import numpy as np
 
 from ckpt_tracker.callback import TrackerCallback
 from ckpt_tracker.checkpoint import Checkpoint
-from ckpt_tracker.errors import CheckpointNotFound, CheckpointWarning, StateMismatch
+from ckpt_tracker.errors import CheckpointNotFound, CheckpointWarning, InvalidOption, StateMismatch
 from ckpt_tracker.integrations._keras import guard as _keras_guard
 from ckpt_tracker.integrations._keras import random as _keras_random
 from ckpt_tracker.integrations._keras.callbacks import CallbackStates
@@ -62,6 +62,11 @@ class CheckpointTracker(TrackerCallback, keras.callbacks.Callback):
         **options: Unpack[TrackerOptions],
     ) -> None:
         super().__init__(store, run, **options)
+        if self._tracker.options.overlap:
+            raise InvalidOption(
+                "overlap=True: Keras computes a step and changes the weights in one call, so nothing says when a copy "
+                "has to be finished. Leave it out"
+            )
         self._watched = list(watch)
         # a reference that names a checkpoint says: from here on, whatever stopped it
         self._goes_on = "@" in str(options.get("resume"))

@@ -32,8 +32,6 @@ class CheckpointTracker(LoopTracker):
     `load_state_dict()`, generators, or dicts and lists of those. In a training of several processes
     (`torch.distributed`) each of them makes one, and the first writes.
 
-    With `overlap` what only the optimizer changes is copied while the next step computes, up to `optimizer.step()`: the
-    checkpoint exists from then on. Of a CUDA model nothing is. A change by something else is found, and warned of.
     Raises InvalidOption, RunBusy, CheckpointNotFound, StateMismatch, Damaged.
     """
 
@@ -48,11 +46,10 @@ class CheckpointTracker(LoopTracker):
         scaler: Any = None,
         ema: Any = None,
         extra: Mapping[str, Any] | None = None,
-        overlap: bool = False,
         **options: Unpack[TrackerOptions],
     ) -> None:
         given = {
             **{"model": model, "optimizer": optimizer, "scheduler": scheduler, "scaler": scaler, "ema": ema},
             "extra": dict(extra) if extra else None,
         }
-        super().__init__(store, run, given, overlap=overlap, **options)
+        super().__init__(store, run, given, **options)

@@ -107,7 +107,7 @@ def fit(case):
         warnings.simplefilter("always")
         accelerator, objects, loader = prepare(case, seed=case["seed"])
         accelerator.register_for_checkpointing(Seen())
-        options = {"every": case.get("every", "1 epoch"), "keep": "last:99"}
+        options = {"every": case.get("every", "1 epoch"), "keep": "last:99", "overlap": case.get("overlap", False)}
         tracker = CheckpointTracker(case["store"], "run", accelerator=accelerator, **objects, **options)
         with tracker:
             loop = Loop(case, accelerator, objects, tracker)

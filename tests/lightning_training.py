@@ -85,6 +85,7 @@ OTHERS = {"Freezing": freezing, "Accumulating": accumulating}
 def fit(lightning, case):
     """Trains as the case says; returns the digest of each checkpoint, by epoch and step."""
     from ckpt_tracker.integrations.lightning import CheckpointTracker
+    from ckpt_tracker.state import overlap
 
     lightning.seed_everything(case["seed"] + int(os.environ.get("LOCAL_RANK", "0")), verbose=False)
     tracker = CheckpointTracker(
@@ -95,7 +96,10 @@ def fit(lightning, case):
         every=case.get("every", "1 epoch"),
         keep="last:99",
         overrides=case.get("overrides"),
+        overlap=case.get("overlap", False),
     )
+    # the models here are small
+    overlap.SMALL = 0
     options = {"max_epochs": EPOCHS, **case.get("trainer", {})}
     if options.get("strategy") == "ddp":
         strategies = importlib.import_module(f"{lightning.__name__}.strategies")

@@ -60,6 +60,26 @@ def test_a_killed_training_ends_bit_equal(name, trainings):
     assert (agree(told, trainings.whole(case)), told["said"]) == (True, [])
 
 
+OVERLAPPED = {
+    "one process": ({"accumulate": 3, **INSIDE}, [1, 8]),
+    "two ranks": ({"ranks": 2, "scheduler": "onecycle", **INSIDE}, [1, 3]),
+}
+
+
+@pytest.mark.parametrize("name", OVERLAPPED)
+def test_overlapped_checkpoints_are_those_that_are_copied_at_once(name, trainings):
+    """Bit by bit; also those of a training that was killed and started again."""
+    case, kill = OVERLAPPED[name]
+    whole, overlapped = trainings.whole(case), {**case, "overlap": True}
+    store, _, _ = trainings.interrupted(overlapped, kill=kill)
+
+    told = trainings.resumed(store, overlapped)
+
+    assert trainings.whole(overlapped)["saved"] == whole["saved"]
+    assert told["done"][0] != [0, 0]
+    assert (agree(told, whole), told["said"]) == (True, [])
+
+
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_signal_to_one_process_stops_all_at_the_same_step(ranks, trainings):
     """They save together, end with the same status, and continue exactly."""

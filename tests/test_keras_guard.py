@@ -43,6 +43,12 @@ def test_a_fit_that_an_error_ends_gives_the_run_and_the_signals_back(tmp_path):
     assert train(tmp_path, make_model(), epochs=2).resumed_from.step == 2
 
 
+def test_overlap_is_refused(tmp_path):
+    """Not taken and forgotten: it would promise what Keras leaves no room for."""
+    with pytest.raises(InvalidOption, match="overlap=True: Keras computes a step and changes the weights in one call"):
+        CheckpointTracker(tmp_path, "run", overlap=True)
+
+
 def test_other_data_inside_an_epoch_are_refused(tmp_path):
     """The error names what has changed, and the way out."""
     stopped_inside(tmp_path)

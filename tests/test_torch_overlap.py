@@ -2,13 +2,17 @@
 
 import copy
 import pickle
+import subprocess
+import sys
+from textwrap import dedent
 
 import pytest
 import torch
+from overlapping import all_sizes, gate  # noqa: F401 - fixtures
 from torch import nn
 
 from ckpt_tracker import Store
-from ckpt_tracker.errors import CheckpointWarning
+from ckpt_tracker.errors import CheckpointWarning, InvalidOption
 from ckpt_tracker.integrations.torch import CheckpointTracker
 
 WIDTH = 256
@@ -101,3 +105,76 @@ def test_the_time_that_a_step_waited_is_part_of_the_stall(store):
     """What is recorded is what the training was held up, before and at the optimizer's step."""
     train(store, "r", overlap=True)
     assert all(each.record.stall_seconds > 0 for each in store.find_run("r").checkpoints())
+
+
+def test_what_a_script_changes_after_its_last_epoch_is_not_in_it(store):
+    """The last checkpoint is copied at once: no step waits for it any more."""
+    model, optimizer = build()
+    with CheckpointTracker(store, "r", model=model, optimizer=optimizer, overlap=True) as tracker:
+        for _ in tracker.epochs(2):
+            step(model, optimizer)
+        trained = model[0].weight.detach().clone()
+        with torch.no_grad():
+            model[0].weight.zero_()
+    assert torch.equal(store["r@last"].load("model")["0.weight"], trained)
+
+
+def test_a_closure_is_called_while_the_copy_goes_on(store, gate):  # noqa: F811
+    """LBFGS computes its gradients inside its step, and changes the weights after that."""
+
+    def train(run, **options):
+        model, _ = build()
+        optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
+        with CheckpointTracker(store, run, model=model, optimizer=optimizer, keep="last:9", **options) as tracker:
+            for _ in tracker.epochs(3):
+
+                def closure():
+                    optimizer.zero_grad()
+                    loss = model(torch.randn(8, WIDTH)).square().mean()
+                    loss.backward()
+                    gate.set()
+                    return loss
+
+                optimizer.step(closure)
+                gate.clear()
+        return [each.digest for each in store.find_run(run).checkpoints()]
+
+    assert train("overlapped", overlap=True) == train("at-once")
+
+
+def test_a_state_that_is_loaded_into_a_part_waits_for_the_copy(store):
+    """As a target network inside a model is brought up to date."""
+
+    def load(model, optimizer, epoch):
+        model[0].load_state_dict({name: value * 0.5 for name, value in model[0].state_dict().items()})
+
+    at_once = train(store, "at-once", before=load)
+    assert train(store, "overlapped", before=load, overlap=True) == at_once
+
+
+def test_overlap_is_yes_or_no(store):
+    """Nothing else is taken for it."""
+    with pytest.raises(InvalidOption, match="overlap='yes': expected True or False"):
+        train(store, "r", overlap="yes")
+
+
+def test_a_tracker_that_nobody_closes_loses_nothing(tmp_path):
+    """The interpreter's exit waits for what is being copied, and for what is queued."""
+    script = """
+        import sys, torch
+        from ckpt_tracker.integrations.torch import CheckpointTracker
+        model = torch.nn.Linear(256, 256)
+        optimizer = torch.optim.SGD(model.parameters(), 0.1)
+        tracker = CheckpointTracker(sys.argv[1], "r", model=model, optimizer=optimizer, overlap=True)
+        for epoch in tracker.epochs(3):
+            if epoch == 1:
+                raise ValueError("stopped")
+            model(torch.ones(1, 256)).sum().backward()
+            optimizer.step()
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", dedent(script), tmp_path], capture_output=True, text=True, check=False
+    )
+    assert "ValueError: stopped" in ended.stderr
+    with Store(tmp_path, create=False) as store:
+        assert [each.epoch for each in store.run("r").checkpoints()] == [0]

@@ -24,6 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from ckpt_tracker import Checkpoint
 from ckpt_tracker.errors import CheckpointWarning
 from ckpt_tracker.integrations.torch import CheckpointTracker
+from ckpt_tracker.state import overlap
 
 EPOCHS = 3
 
@@ -190,6 +191,7 @@ def fit(case):
         objects = build(case, seed=seed + rank())
         loader = data.load(case, seed=seed + rank())
         options = {"every": case.get("every", "1 epoch"), "keep": "last:99", "monitor": "loss", "mode": "min"}
+        options["overlap"] = case.get("overlap", False)
         tracker = CheckpointTracker(case["store"], "run", **objects, **options)
         with tracker:
             loop = Loop(case, objects, tracker)
@@ -262,6 +264,8 @@ def ranked(work, case):
 def serve(work):
     """Answers each line of standard input until it ends."""
     torch.set_num_threads(1)
+    # the models here are small
+    overlap.SMALL = 0
     with tempfile.TemporaryDirectory() as folder:
         # what is imported when it is first used is imported once, and not in every fork
         fit({"store": folder, "seed": 1, "epochs": 1, "precision": "scaler", "average": "ema", "data": "stateful"})

@@ -1,7 +1,8 @@
 """Copying tensors in a thread while the training computes, up to the moment at which it would change them.
 
 Nobody but the training knows when that is: it waits first. That nothing changed before is checked as well, by a glance
-at each tensor before and after.
+at each tensor before and after: around its own copy, as a change may be taken back later, and at the end, as a change
+that has only just begun is not seen.
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ class Copying:
         self._parts = parts
         self._transfer = transfer
         self._error: BaseException | None = None
+        self._changed: Watched | None = None
         self._thread = threading.Thread(target=self._copy, name="ckpt_tracker copy", daemon=True)
         self._thread.start()
 
@@ -62,16 +64,20 @@ class Copying:
         self._thread.join()
         if self._error is not None:
             raise self._error
-        for part in self._parts:
-            if not part.unchanged:
-                spec = part.leaf.spec
-                return f"a {spec.dtype} tensor of shape {list(spec.shape)}"
-        return None
+        changed = self._changed or next((part for part in self._parts if not part.unchanged), None)
+        if changed is None:
+            return None
+        spec = changed.leaf.spec
+        return f"a {spec.dtype} tensor of shape {list(spec.shape)}"
 
     def _copy(self) -> None:
         try:
             with self._transfer:
                 for part in self._parts:
+                    before = part.unchanged
                     part.leaf.kind.copy_into(part.leaf.tensor, part.target)
+                    if not (before and part.unchanged):
+                        self._changed = part
+                        return
         except BaseException as error:
             self._error = error

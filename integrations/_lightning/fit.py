@@ -26,6 +26,7 @@ from ckpt_tracker.integrations._lightning.redo import Redo
 from ckpt_tracker.integrations._lightning.restore import Restoring
 from ckpt_tracker.integrations._lightning.signals import Signals
 from ckpt_tracker.integrations._shared import generators as _generators
+from ckpt_tracker.integrations._shared.overlap import Overlap
 from ckpt_tracker.tracker import Tracker
 
 _logger = logging.getLogger("ckpt_tracker")
@@ -69,6 +70,9 @@ class Fit:
         self._step = -1
         self._stepped = False
         """The batch before was one with an optimizer's step: no gradients are being gathered."""
+        self._overlap: Overlap | None = None
+        self._at_once = False
+        """The model is about to be another one."""
         self._votes = False
         """In this validation all ranks have as many batches."""
 
@@ -88,6 +92,9 @@ class Fit:
         self.restoring.start()
         self._gradients.watch(trainer)
         self._redo.watch()
+        if self._tracker.options.overlap and trainer.is_global_zero:
+            models, optimizers = [trainer.lightning_module], trainer.optimizers
+            self._overlap = Overlap(self._tracker.settle, models=models, optimizers=optimizers)
         self.signals.take_over()
         if self.skip and self.restoring.as_offered:
             trainer.should_stop = True
@@ -103,14 +110,14 @@ class Fit:
 
     def turn(self, *, last: bool = False) -> None:
         """The epoch's state is complete. The last epoch of a training is always saved."""
-        over, self._over = self._over, None
+        over, self._over, trainer = self._over, None, self._trainer
         if not last:
             self.restoring.epoch_begins()
         if over is None:
             return
         reason = self.signals.due(epoch=over.epoch, step=over.step) or ("end" if last else None)
         if reason:
-            self._save(dataclasses.replace(over, reason=reason))
+            self._save(dataclasses.replace(over, reason=reason), at_once=last or inner.is_averaged(trainer))
         # at the end of the training the rest of it is short, and the signal is raised again after that
         if not last:
             self.signals.leave()
@@ -187,8 +194,12 @@ class Fit:
                 self._redo.ends()
         return agreed
 
-    def _save(self, moment: Moment) -> None:
-        self._saving = moment
+    def settle(self) -> None:
+        """What is being copied may change once this returns."""
+        self._tracker.settle()
+
+    def _save(self, moment: Moment, *, at_once: bool = False) -> None:
+        self._saving, self._at_once = moment, at_once or moment.redo or moment.reason == "exception"
         try:
             path = path_of(self._tracker.store.path, "next")
             self._trainer.save_checkpoint(path, weights_only=False)
@@ -235,15 +246,13 @@ class Fit:
             tracker.warn_once(refused, f"left out: {refused}")
         if self._position.workers_draw:
             tracker.warn_once("workers", _WORKERS)
+        state, overlap = states.to_state(checkpoint, self._trainer), self._overlap
+        told: Any = {"epoch": moment.epoch, "step": moment.step, "metrics": moment.metrics, "reason": moment.reason}
         with metrics.expecting(moment, tracker):
-            saved = tracker.save(
-                states.to_state(checkpoint, self._trainer),
-                epoch=moment.epoch,
-                step=moment.step,
-                metrics=moment.metrics,
-                reason=moment.reason,
-                leave=False,
-            )
+            if overlap is not None and tracker.overlapping and not (self._at_once or self.signals.asked):
+                tracker.save_overlapped(state, steady=overlap.steady(), **told)
+                return True
+            saved = tracker.save(state, **told, leave=False)
         if self.signals.asked or moment.reason == "exception":
             try:
                 saved.wait()
@@ -256,6 +265,8 @@ class Fit:
     def end(self) -> None:
         """Takes everything back that was put into the trainer."""
         self._unwatch()
+        if self._overlap is not None:
+            self._overlap.release()
         self._redo.release()
         self._gradients.release()
         self._position.release()

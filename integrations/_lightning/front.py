@@ -28,8 +28,13 @@ class Front:
         """Everything must be restored by now."""
         self._fit.restoring.check()
 
+    def on_before_optimizer_step(self, *args: Any) -> None:
+        """The gradients are there, and the weights are about to change."""
+        self._fit.settle()
+
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
-        """Nothing of it has happened."""
+        """Nothing of it has happened; it may be done with other weights."""
+        self._fit.settle()
         self._fit.validation_begins()
 
     def on_validation_batch_end(self, *args: Any) -> None:

@@ -83,7 +83,7 @@ class Signals:
         """Why to save now, the same on all ranks. To be asked on all of them at the same point."""
         trigger = None
         if self._trainer.is_global_zero:
-            trigger = self._tracker.schedule.due(epoch=epoch, step=step)
+            trigger = self._tracker.triggered(epoch=epoch, step=step)
         return self._agreed(trigger)
 
     def interrupted(self) -> str | None:

@@ -135,6 +135,12 @@ def start_averaging(trainer: Any) -> None:
         progress.completed = epoch
 
 
+def is_averaged(trainer: Any) -> bool:
+    """The epoch that begins is the one after the last, in which averaged weights stand in the place of the model's."""
+    epoch = trainer.current_epoch
+    return any(named(each, "StochasticWeightAveraging") and epoch > each.swa_end for each in trainer.callbacks)
+
+
 def named(value: object, name: str) -> bool:
     return any(cls.__name__ == name for cls in type(value).__mro__)
 

@@ -15,7 +15,8 @@ from ckpt_tracker.errors import InvalidOption, StateMismatch
 from ckpt_tracker.integrations._shared import generators as _generators
 from ckpt_tracker.integrations._shared import overrides as _overrides
 from ckpt_tracker.integrations._shared import stateful as _stateful
-from ckpt_tracker.integrations._shared.gradients import Gradients, parameters
+from ckpt_tracker.integrations._shared.gradients import Gradients
+from ckpt_tracker.integrations._shared.overlap import Overlap
 
 OWN = ("rng", "generators", "loop", "data", "gradients", "ranks")
 """Sections that are not an object's."""
@@ -46,23 +47,9 @@ class Parts:
             hook = self._hook(count if index == 0 else None)
             self._hooks.append(optimizer.register_step_post_hook(hook))
 
-    def before_changes(self, settle: Callable[[], None]) -> None:
+    def overlap(self, settle: Callable[[], None]) -> Overlap:
         """`settle` is called before an optimizer steps, and before a state is put into it or into the model."""
-        changing = _Changing(settle)
-        for optimizer in self.optimizers.values():
-            self._hooks.append(optimizer.register_step_pre_hook(changing))
-            self._hooks.append(optimizer.register_load_state_dict_pre_hook(changing))
-        for model in self._models():
-            self._hooks.append(model._register_load_state_dict_pre_hook(changing))
-
-    def steady(self) -> frozenset[int]:
-        """The addresses of what nothing is expected to change but a step: parameters, and what optimizers keep."""
-        tensors = [each for model in self._models() for each in model.parameters()]
-        for optimizer in self.optimizers.values():
-            for parameter in parameters(optimizer):
-                kept = optimizer.state.get(parameter, {}).values()
-                tensors += [parameter, *(each for each in kept if isinstance(each, torch.Tensor))]
-        return frozenset(each.data_ptr() for each in tensors)
+        return Overlap(settle, models=self._models(), optimizers=self.optimizers.values())
 
     def release(self) -> None:
         """Leaves the optimizers as they were."""
@@ -152,23 +139,6 @@ class Parts:
                 for place, generator in generators.items():
                     found.setdefault(id(generator), (place, generator))
         return dict(found.values())
-
-
-class _Changing:
-    """A hook that has a training wait. Copied or pickled with its model it does nothing, for that is another one."""
-
-    def __init__(self, settle: Callable[[], None]) -> None:
-        self._settle = settle
-
-    def __call__(self, *_: object) -> None:
-        self._settle()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Changing, (_nothing,)
-
-
-def _nothing() -> None:
-    pass
 
 
 def _inner(value: Any) -> Any:

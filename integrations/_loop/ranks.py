@@ -116,7 +116,7 @@ class Decisions:
         if reason is not None:
             code = _FIRST_SIGNAL + _SIGNALS.index(reason)
         elif self._ranks.first:
-            reason = tracker.schedule.due(epoch=epoch, step=step)
+            reason = tracker.triggered(epoch=epoch, step=step)
             code = _NOTHING if reason is None else _TRIGGER
         code = self._ranks.highest(code)
         if code >= _FIRST_SIGNAL:

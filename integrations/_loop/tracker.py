@@ -39,7 +39,6 @@ class LoopTracker(TrackerCallback):
         given: Mapping[str, Any],
         *,
         facts: Mapping[str, Any] | None = None,
-        overlap: bool = False,
         **options: Unpack[TrackerOptions],
     ) -> None:
         super().__init__(store, run, **options)
@@ -54,7 +53,7 @@ class LoopTracker(TrackerCallback):
         self._end: int | None = None
         self._has_epochs = False
         self._snapshot: tuple[Snapshot, int] | None = None
-        self._training = Training(self._tracker, given, facts=facts or {}, overlap=overlap)
+        self._training = Training(self._tracker, given, facts=facts or {})
         self._training.start()
 
     def __enter__(self) -> Self:
@@ -183,7 +182,7 @@ class LoopTracker(TrackerCallback):
             )
         reason = training.decisions.due(epoch=epoch, step=training.step) or ("end" if last else None)
         if reason is not None:
-            training.save(training.state(), reason=reason, epoch=epoch, metrics=self._metrics)
+            training.save(training.state(), reason=reason, epoch=epoch, metrics=self._metrics, last=last)
 
     def _leave(self, epoch: int) -> None:
         """The loop is left in this epoch: its state is held until it is known why."""
@@ -218,7 +217,7 @@ class LoopTracker(TrackerCallback):
         """A training without epochs has come to its end where its loader did, or where a step was followed by break."""
         training, end = self._training, self._end
         if keep and not self._has_epochs and end == training.step and training.has_news and not training.ranks.several:
-            training.save_inside("end")
+            training.save_inside("end", last=True)
 
     # -- between the turns -----------------------------------------------------------------------------------
 

@@ -17,6 +17,7 @@ from ckpt_tracker.integrations._loop.hyperparameters import describe as hyperpar
 from ckpt_tracker.integrations._loop.parts import Parts
 from ckpt_tracker.integrations._loop.ranks import Decisions, Ranks
 from ckpt_tracker.integrations._shared import loader as _loader
+from ckpt_tracker.integrations._shared.overlap import Overlap
 from ckpt_tracker.integrations._shared.position import Position, is_inside
 from ckpt_tracker.tracker import Tracker
 
@@ -28,9 +29,7 @@ _FIXED = ("length", "batch_size", "drop_last", "sampler", "loader", "batches")
 class Training:
     """From the tracker's start to its close."""
 
-    def __init__(
-        self, tracker: Tracker, given: Mapping[str, Any], *, facts: Mapping[str, Any], overlap: bool = False
-    ) -> None:
+    def __init__(self, tracker: Tracker, given: Mapping[str, Any], *, facts: Mapping[str, Any]) -> None:
         self.tracker = tracker
         self.epoch = 0
         """Epochs done."""
@@ -48,7 +47,7 @@ class Training:
         self._saved_step = 0
         self._first_step: int | None = None
         self._agreeing = True
-        self._overlap = overlap
+        self._overlap: Overlap | None = None
 
     def say(self, key: str, message: str) -> None:
         """Warns once, in one process."""
@@ -71,12 +70,14 @@ class Training:
             self.close(error=error)
             raise
         self.parts.count_steps(self._count_step)
-        if self._overlap:
-            self.parts.before_changes(self.tracker.settle)
+        if self.tracker.options.overlap and self.ranks.first:
+            self._overlap = self.parts.overlap(self.tracker.settle)
 
     def close(self, *, finished: bool = False, error: BaseException | None = None) -> None:
         """Gives the run back, and leaves the optimizers as they were."""
         self.parts.release()
+        if self._overlap is not None:
+            self._overlap.release()
         if not self.ranks.first:
             self.tracker.signals.stop()
         self.tracker.close(finished=finished, error=error)
@@ -244,33 +245,37 @@ class Training:
         epoch: int | None,
         metrics: Mapping[str, Any] | None,
         leave: bool = True,
+        last: bool = False,
     ) -> None:
-        """Saves what `state` gave; after a signal, stops once that is durable, unless `leave` says not to."""
+        """Saves what `state` gave; after a signal, stops once that is durable, unless `leave` says not to.
+
+        What only a step changes is copied up to that, where the tracker overlaps, and this is not the `last` one.
+        """
         self._saved_step = self.step
         self.tracker.context.pop("batch", None)
         if is_inside(state):
             self.tracker.context["batch"] = state["data"]["batch"]
-        if self._overlap and leave and not self.ranks.several and not self.tracker.interruption:
-            steady = self.parts.steady()
-            self.tracker.save_overlapped(
-                state, steady=steady, epoch=epoch, step=self.step, metrics=metrics, reason=reason
-            )
-            return
-        if not self.ranks.several:
-            self.tracker.save(state, epoch=epoch, step=self.step, metrics=metrics, reason=reason, leave=leave)
-            return
+        tracker, overlap, step = self.tracker, self._overlap, self.step
+        together = self.ranks.several
+        at_once = last or not leave or self.decisions.asked
 
         def write() -> None:
-            saved = self.tracker.save(state, epoch=epoch, step=self.step, metrics=metrics, reason=reason, leave=False)
+            if overlap is not None and tracker.overlapping and not at_once:
+                steady = overlap.steady()
+                tracker.save_overlapped(state, steady=steady, epoch=epoch, step=step, metrics=metrics, reason=reason)
+                return
+            leaves = leave and not together
+            saved = tracker.save(state, epoch=epoch, step=step, metrics=metrics, reason=reason, leave=leaves)
             if self.decisions.asked:
                 saved.wait()
 
         self.ranks.from_first(write)
         self.decisions.leave()
 
-    def save_inside(self, reason: str, *, failed: bool = False, leave: bool = True) -> None:
+    def save_inside(self, reason: str, *, failed: bool = False, last: bool = False) -> None:
         """Saves a position inside the epoch. `failed`: the one before a batch that could not be loaded."""
-        self.save(self.state(inside=True, failed=failed), reason=reason, epoch=self.before, metrics=None, leave=leave)
+        state = self.state(inside=True, failed=failed)
+        self.save(state, reason=reason, epoch=self.before, metrics=None, last=last or failed)
 
     @property
     def before(self) -> int | None:

@@ -12,6 +12,7 @@ from numbers import Number
 from typing import Any
 
 from ckpt_tracker.integrations._shared import overrides as _overrides
+from ckpt_tracker.integrations._shared.overlap import Overlap
 from ckpt_tracker.integrations._transformers import guard, ranks
 from ckpt_tracker.integrations._transformers import state as states
 from ckpt_tracker.integrations._transformers import trainer as inner
@@ -53,6 +54,7 @@ class Fit:
         self._epoch: Epoch
         self._began = 0
         self._eval_on_start = False
+        self._overlap: Overlap | None = None
 
     # -- in the order of the hooks ---------------------------------------------------------------------------
 
@@ -63,6 +65,7 @@ class Fit:
         self._epoch = Epoch(self._tracker, trainer)
         self._resume, self._ended, self._metrics = resume, None, {}
         self._epochs = int(trainer.state.epoch or 0)
+        self._begin_overlap()
         self._tracker.context = guard.facts(trainer, trainer.callback_handler.train_dataloader)
         if resume is not None:
             self._begin_resumed(resume)
@@ -133,10 +136,20 @@ class Fit:
 
     def leave(self) -> None:
         """Puts back what was changed for the time of the training. Idempotent."""
-        if self._eval_on_start:
-            self._trainer.args.eval_on_start, self._eval_on_start = True, False
+        self._put_back_arguments()
+        if self._overlap is not None:
+            self._overlap.release()
 
     # -- behind ----------------------------------------------------------------------------------------------
+
+    def _begin_overlap(self) -> None:
+        """Where asked for, has the optimizer's steps wait for what is being copied."""
+        if self._overlap is not None:
+            self._overlap.release()
+        trainer, tracker = self._trainer, self._tracker
+        if tracker.options.overlap and trainer.is_world_process_zero():
+            optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+            self._overlap = Overlap(tracker.settle, models=[trainer.model], optimizers=[optimizer])
 
     def _begin_resumed(self, resume: Resume) -> None:
         trainer, loop = self._trainer, resume.rest["loop"]
@@ -153,8 +166,12 @@ class Fit:
         self._eval_on_start, trainer.args.eval_on_start = trainer.args.eval_on_start, False
         _overrides.apply([trainer.optimizer], [trainer.lr_scheduler], self._tracker.options.overrides)
 
+    def _put_back_arguments(self) -> None:
+        if self._eval_on_start:
+            self._trainer.args.eval_on_start, self._eval_on_start = True, False
+
     def _restore(self, resume: Resume) -> None:
-        self.leave()
+        self._put_back_arguments()
         trainer, own = self._trainer, self._of_this_process(resume)
         states.put_callbacks(trainer.callback_handler.callbacks, resume.rest["callbacks"])
         inner.put_running_loss(trainer, own["loss"])
@@ -178,7 +195,7 @@ class Fit:
         if reason is not None:
             metrics = {name: value for name, (_, value) in self._metrics.items()}
             self._epoch.stop()
-            self._save(reason, metrics=metrics, inside=not whole, stopped=last and self._is_stopped())
+            self._save(reason, metrics=metrics, inside=not whole, stopped=last and self._is_stopped(), last=last)
         self._metrics = {}
 
     def _is_stopped(self) -> bool:
@@ -198,6 +215,7 @@ class Fit:
         inside: bool,
         stopped: bool = False,
         leave: bool = True,
+        last: bool = False,
     ) -> None:
         trainer, tracker = self._trainer, self._tracker
         self.signalled = self.signalled or tracker.interruption is not None
@@ -216,12 +234,10 @@ class Fit:
             }
             if others:
                 state["ranks"] = others
-            tracker.save(
-                state,
-                epoch=self._epochs - 1 if self._epochs else None,
-                step=trainer.state.global_step,
-                metrics=metrics,
-                reason=reason,
-                leave=leave and not others,
-            )
+            epoch, step = self._epochs - 1 if self._epochs else None, trainer.state.global_step
+            told: Any = {"epoch": epoch, "step": step, "metrics": metrics, "reason": reason}
+            if self._overlap is not None and tracker.overlapping and leave and not last:
+                tracker.save_overlapped(state, steady=self._overlap.steady(), **told)
+            else:
+                tracker.save(state, **told, leave=leave and not others)
         ranks.leave(tracker)

@@ -58,6 +58,26 @@ def test_a_change_during_the_copy_is_found() -> None:
     assert captured.copying.finish() == f"a float32 tensor of shape [{SMALL}]"
 
 
+def test_a_change_that_is_taken_back_is_found() -> None:
+    """As when averaged weights stand in their place for a while, and meanwhile are copied."""
+    weights, original = np.zeros(SMALL, dtype=np.float32), np.arange(SMALL, dtype=np.float32)
+    weights[:] = original
+
+    @dataclass(eq=False)
+    class Swapping(Gated):
+        def copy_into(self, tensor: Any, buffer: Any) -> None:
+            weights[:] = 0
+            super().copy_into(tensor, buffer)
+
+    kind = Swapping()
+    kind.gate.set()
+    captured = StagingBuffer().capture(_state(weights, kind=kind), steady=_addresses(weights))
+    assert captured.copying is not None
+    captured.copying._thread.join()
+    weights[:] = original
+    assert captured.copying.finish() == f"a float32 tensor of shape [{SMALL}]"
+
+
 def test_what_is_not_steady_and_what_is_small_is_copied_at_once() -> None:
     """It may change the moment that `capture` returns."""
     tensors = (np.ones(SMALL, np.uint8), np.ones(SMALL - 1, np.uint8))

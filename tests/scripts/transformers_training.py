@@ -36,6 +36,7 @@ from transformers import (
 
 from ckpt_tracker import Store
 from ckpt_tracker.integrations.transformers import CheckpointTracker
+from ckpt_tracker.state import overlap
 
 EPOCHS = 4
 
@@ -228,6 +229,8 @@ def in_forks(case):
 def main():
     """Answers cases until there are no more."""
     torch.set_num_threads(1)
+    # the models here are small
+    overlap.SMALL = 0
     # else accelerate says that it sets it
     os.environ["OMP_NUM_THREADS"] = "1"
     warnings.simplefilter("error")
