@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -82,6 +81,8 @@ def check_monitor(metric: str | None, mode: str | None) -> Monitor | None:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """`; did you mean 'a' or 'b'?`, or what there is, or nothing: the end of a not-found message."""
+    import difflib
+
     names = list(known)
     close = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     if close:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import atexit
 import logging
 import os
-import queue
 import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from ckpt_tracker.errors import CkptTrackerError, SaveFailed, add_note
+
+if TYPE_CHECKING:
+    import queue
 
 _log = logging.getLogger("ckpt_tracker")
 EXIT_SECONDS = 600.0
@@ -92,6 +94,8 @@ class BackgroundWriter:
     _open: ClassVar[weakref.WeakSet[BackgroundWriter]] = weakref.WeakSet()
 
     def __init__(self, name: str) -> None:
+        import queue
+
         self._name = name
         self._jobs: queue.SimpleQueue[Pending[object] | None] = queue.SimpleQueue()
         self._submitted: list[Pending[object]] = []

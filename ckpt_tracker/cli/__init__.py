@@ -17,4 +17,7 @@ def main() -> None:
 
     if "_CKPT_COMPLETE" in os.environ:
         import ckpt_tracker.cli.completion  # noqa: F401 - registers bash's
-    ckpt(prog_name="ckpt")
+    try:
+        ckpt(prog_name="ckpt")
+    finally:
+        gc.freeze()  # nor does anybody need to look for it in what ends with the process

@@ -46,7 +46,7 @@ def print_checkpoints(records: Sequence[CheckpointRecord], **how: Any) -> None:
 
 def metric_order(records: Iterable[CheckpointRecord], monitored: Iterable[str]) -> list[str]:
     """Every metric once: the monitored ones first, the others by name."""
-    known = {name for record in records for name in record.metrics}
+    known: set[str] = set().union(*(record.metrics for record in records))
     first = [name for name in dict.fromkeys(monitored) if name in known]
     return [*first, *sorted(known - {*first})]
 
@@ -58,6 +58,8 @@ def shared_bytes(record: CheckpointRecord) -> int:
 
 def marks(record: CheckpointRecord, *, best: bool) -> str:
     """`best pinned paper`: what may stand behind the @, and what else sets a checkpoint apart."""
+    if not (best or record.tags or record.pinned or record.full_digest):
+        return ""
     words = ["best"] if best else []
     if record.pinned:
         words.append("pinned")
@@ -125,4 +127,9 @@ def _name(*, by_ref: bool) -> RecordColumn:
 
 
 def _metric(name: str, *, spare: int) -> RecordColumn:
-    return Column(human.printable(name), lambda record: human.number(record.metrics.get(name)), spare=spare)
+    return Column(
+        human.printable(name),
+        lambda record: human.number(record.metrics.get(name)),
+        spare=spare,
+        at_once=lambda records: human.numbers([each.metrics.get(name) for each in records]),
+    )

@@ -112,7 +112,7 @@ def best_versions(store: Store, runs: Sequence[RunRecord]) -> dict[str, int | No
 def _runs(store: Store, names: Sequence[str]) -> list[RunRecord]:
     if not names:
         return sorted(store.index.runs(), key=lambda run: run.name)
-    return [store.find_run(name).record for name in dict.fromkeys(names)]
+    return [store.index.run(name) or store.find_run(name).record for name in dict.fromkeys(names)]
 
 
 def _reasons(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import sys
-import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import cached_property
+from typing import Any, Generic, TypeVar
 
 import click
 
@@ -35,44 +35,59 @@ class Column(Generic[Row]):
     """Aligned to the left; numbers are to the right."""
     wrap: bool = False
     """Of the last column: on a terminal its text may go on below, in the room that the others leave."""
+    at_once: Callable[[Sequence[Row]], list[str]] | None = None
+    """The cells of all rows, where that is faster than one by one."""
 
 
 class _Filled:
-    """A column with its cells."""
+    """A column with its cells. They are made when they are first asked for: not all columns have room."""
 
-    def __init__(self, column: Column[Row], rows: Sequence[Row]) -> None:
-        self.header = column.header
-        self.spare = column.spare
-        self.text = column.text
-        self.wrap = column.wrap
-        self.cells = [column.header, *map(column.cell, rows)]
-        self.ascii = all(map(str.isascii, self.cells))
-        self.width = max(map(len if self.ascii else _display_width, self.cells))
-        self.folded = False
+    def __init__(self, column: Column[Any], rows: Sequence[Any]) -> None:
+        self.column = column
+        self._rows = rows
+        self._folded = False
+
+    @cached_property
+    def cells(self) -> list[str]:
+        """The header, and what each row has."""
+        column = self.column
+        cells = column.at_once(self._rows) if column.at_once else map(column.cell, self._rows)
+        return [column.header, *cells]
+
+    @cached_property
+    def _ascii(self) -> bool:
+        return "".join(self.cells).isascii()
+
+    @cached_property
+    def _widths(self) -> list[int]:
+        return list(map(len if self._ascii else _display_width, self.cells))
+
+    @cached_property
+    def width(self) -> int:
+        """In characters of a terminal."""
+        return max(map(len, self.cells)) if self._ascii else max(self._widths)
 
     @property
     def least(self) -> int:
         """How narrow it may become."""
-        return min(self.width, _LEAST_WRAPPED) if self.wrap else self.width
+        return min(self.width, _LEAST_WRAPPED) if self.column.wrap else self.width
 
     def fold(self, most: int) -> None:
         """Lets what is wider stand on a line of its own, whole, with its row below it."""
-        widths = [_display_width(each) for each in self.cells]
-        self.width = max([_display_width(self.header), *(each for each in widths if each <= most)])
-        self.folded = True
+        self.width = max(self._widths[0], *(each for each in self._widths if each <= most))
+        self._folded = True
 
-    def lines(self) -> list[str]:
-        """Header and cells, all of one width."""
-        align = str.ljust if self.text else str.rjust
-        if self.folded:
-            return [self._folded(each) for each in self.cells]
-        if self.ascii:
-            return [align(each, self.width) for each in self.cells]
-        return [align(each, self.width - _display_width(each) + len(each)) for each in self.cells]
+    def padded(self) -> tuple[str, list[str]]:
+        """The cells, and how `%` makes all of them of one width."""
+        if self._ascii and not self._folded:
+            return f"%{'-' if self.column.text else ''}{self.width}s", self.cells
+        return "%s", list(map(self._padded, self.cells, self._widths))
 
-    def _folded(self, cell: str) -> str:
-        room = self.width - _display_width(cell)
-        return cell + " " * room if room >= 0 else f"{cell}\n{' ' * self.width}"
+    def _padded(self, cell: str, taken: int) -> str:
+        room = self.width - taken
+        if room < 0:
+            return f"{cell}\n{' ' * self.width}"
+        return cell + " " * room if self.column.text else " " * room + cell
 
 
 def print_rows(
@@ -84,7 +99,7 @@ def print_rows(
 
 def print_lines(lines: Sequence[str]) -> None:
     """Prints lines that have their colours."""
-    click.echo("\n".join(lines), color=True if coloured() else None)
+    click.echo("\n".join(lines), color=True)
 
 
 def table_lines(
@@ -94,7 +109,12 @@ def table_lines(
     filled = [_Filled(each, rows) for each in columns]
     if not on_terminal():
         return _joined(filled)
-    lines, missing = _for_terminal(filled, [chosen(row) for row in rows])
+    shown = _fitting(filled, width=terminal_width())
+    lines = _for_terminal(shown, width=terminal_width())
+    missing = [each.column.header for each in filled if each not in shown]
+    if coloured():
+        styles = [{"bold": True}, *({"fg": "green"} if chosen(row) else {} for row in rows)]
+        lines = [click.style(line, **style) if style else line for line, style in zip(lines, styles, strict=True)]  # type: ignore[arg-type]
     if missing:
         note = f"left out for want of room: {', '.join(missing)} (--json has all)"
         lines.append(click.style(note, dim=True) if coloured() else note)
@@ -118,28 +138,23 @@ def terminal_width() -> int:
 
 
 def _joined(filled: Sequence[_Filled]) -> list[str]:
-    return [line.rstrip() for line in map(_GAP.join, zip(*(each.lines() for each in filled), strict=True))]
+    forms, cells = zip(*(each.padded() for each in filled), strict=True)
+    # one format a line takes half as long as padding each cell by itself
+    return [line.rstrip() for line in map(_GAP.join(forms).__mod__, zip(*cells, strict=True))]
 
 
-def _for_terminal(filled: Sequence[_Filled], chosen: Sequence[bool]) -> tuple[list[str], list[str]]:
-    """The lines, and the headers of the columns that are not in them."""
-    if filled[0].width > terminal_width() // 2 and _width(filled) > terminal_width():
-        filled[0].fold(terminal_width() // 2)
-    shown = _fitting(filled, width=terminal_width())
-    missing = [each.header for each in filled if each not in shown]
+def _for_terminal(shown: Sequence[_Filled], *, width: int) -> list[str]:
+    """The last column goes on below where it is too wide."""
     last = shown[-1]
-    room = terminal_width() - sum(each.width + len(_GAP) for each in shown[:-1])
-    if not last.wrap or last.width <= room or len(shown) == 1:
-        lines = _joined(shown)
-    else:
-        lines = list(_wrapped(_joined(shown[:-1]), last.cells, width=max(room, _LEAST_WRAPPED)))
-    if coloured():
-        styles = [{"bold": True}, *({"fg": "green"} if each else {} for each in chosen)]
-        lines = [click.style(line, **style) if style else line for line, style in zip(lines, styles, strict=True)]  # type: ignore[arg-type]
-    return lines, missing
+    room = width - sum(each.width + len(_GAP) for each in shown[:-1])
+    if not last.column.wrap or last.width <= room or len(shown) == 1:
+        return _joined(shown)
+    return list(_wrapped(_joined(shown[:-1]), last.cells, width=max(room, _LEAST_WRAPPED)))
 
 
 def _wrapped(front: Sequence[str], cells: Sequence[str], *, width: int) -> Iterator[str]:
+    import textwrap
+
     indent = max(map(_display_width, front)) + len(_GAP)
     for line, cell in zip(front, cells, strict=True):
         first, *rest = textwrap.wrap(cell, width) or [""]
@@ -148,13 +163,24 @@ def _wrapped(front: Sequence[str], cells: Sequence[str], *, width: int) -> Itera
 
 
 def _fitting(filled: Sequence[_Filled], *, width: int) -> list[_Filled]:
-    shown = list(filled)
-    while _width(shown) > width:
-        spare = max(each.spare for each in shown)
-        if spare == 0:
+    """The columns that have room; before one is left out, the first one is folded."""
+    shown = _affordable(filled, width=width)
+    if len(shown) == len(filled) and _width(shown) <= width:
+        return shown
+    if filled[0].width <= width // 2:
+        return shown
+    filled[0].fold(width // 2)
+    return _affordable(filled, width=width)
+
+
+def _affordable(filled: Sequence[_Filled], *, width: int) -> list[_Filled]:
+    """As many as there is room for, the ones that can be spared least first; none behind them is made."""
+    shown: list[_Filled] = []
+    for each in sorted(filled, key=lambda each: each.column.spare):
+        if each.column.spare and _width([*shown, each]) > width:
             break
-        shown.remove([each for each in shown if each.spare == spare][-1])
-    return shown
+        shown.append(each)
+    return [each for each in filled if each in shown]
 
 
 def _width(filled: Sequence[_Filled]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ckpt_tracker.disk import fields
 from ckpt_tracker.disk.filesystem import FileLock, make_folder, naming_full_disk, write_durably
@@ -16,10 +16,12 @@ from ckpt_tracker.disk.jsonfile import plain, seal
 from ckpt_tracker.disk.plain_files import kind_of_file
 from ckpt_tracker.environment import describe
 from ckpt_tracker.errors import Damaged, InvalidOption
-from ckpt_tracker.files.events import EventLog, EventState
 from ckpt_tracker.files.layout import Layout
 from ckpt_tracker.records import RunRecord
 from ckpt_tracker.selection import RUN_NAME
+
+if TYPE_CHECKING:
+    from ckpt_tracker.files.events import EventLog, EventState
 
 _log = logging.getLogger("ckpt_tracker")
 
@@ -81,6 +83,8 @@ def read(layout: Layout, name: str) -> RunRecord:
 
 def examine(layout: Layout, name: str) -> tuple[RunRecord, EventState, bool]:
     """The same, with what the events add up to, and whether all of it could be read."""
+    from ckpt_tracker.files.events import EventState
+
     sound = True
     try:
         record = read_start(layout, name)
@@ -117,6 +121,8 @@ def read_start(layout: Layout, name: str) -> RunRecord:
 
 def events(layout: Layout, name: str) -> EventLog:
     """A run's events."""
+    from ckpt_tracker.files.events import EventLog
+
     return EventLog(layout.events(name), tmp=layout.tmp)
 
 

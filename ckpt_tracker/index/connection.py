@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from blake3 import blake3
 
 from ckpt_tracker.disk.filesystem import unused_name
 from ckpt_tracker.errors import CkptTrackerError, StoreFull
@@ -30,8 +31,8 @@ SCHEMA = 5
 # What `sqlite_master` says in each schema, 0 being an empty file. Whatever else an index holds, a trigger or a view,
 # somebody else has put there, and it is rebuilt.
 OURS = {
-    **{0: "4f53cda18c2baa0c", 1: "99582760b6fce490", 2: "ee45f58e9f2be5ab", 3: "ff6a1552dfc679c2"},
-    **{4: "b2b5d1000e2ebbce", 5: "936e44467fb01573"},
+    **{0: "d53d18c23212ea7b", 1: "95ff0471fc974a49", 2: "4fa776abe0e8964c", 3: "5f3fab71e1fdc897"},
+    **{4: "12944cb571c13ea7", 5: "04c78f330ccd311b"},
 }
 _SMALLEST_PAGE = 512
 _BUSY_SECONDS = 60.0
@@ -225,7 +226,7 @@ def schema_digest(connection: sqlite3.Connection) -> str:
         "SELECT type, name, tbl_name, sql FROM sqlite_master "
         "WHERE tbl_name != '_sqlite_migrations' OR type NOT IN ('table', 'index') ORDER BY type, name"
     ).fetchall()
-    return hashlib.sha256(repr([tuple(row) for row in rows]).encode()).hexdigest()[:16]
+    return blake3(repr([tuple(row) for row in rows]).encode()).hexdigest(8)
 
 
 def _schema(connection: sqlite3.Connection) -> int:
@@ -263,6 +264,13 @@ def _without_indexes(connection: sqlite3.Connection) -> Iterator[None]:
     yield
     for _, sql in rows:
         connection.execute(sql)
+
+
+def plain(connection: sqlite3.Connection, sql: str, values: Sequence[object]) -> Iterator[tuple[Any, ...]]:
+    """The answer as tuples, one after the other: many are read in half the time that `sqlite3.Row`s take."""
+    cursor = connection.cursor()
+    cursor.row_factory = None
+    return cursor.execute(sql, values)
 
 
 def immediate(connection: sqlite3.Connection) -> contextlib.AbstractContextManager[None]:

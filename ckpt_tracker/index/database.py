@@ -12,16 +12,17 @@ from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING
 
 from ckpt_tracker.index import bulk, later
-from ckpt_tracker.index.connection import IndexFile
+from ckpt_tracker.index.connection import IndexFile, plain
 from ckpt_tracker.index.rows import (
     CHECKPOINT_COLUMNS,
     METRIC_COLUMNS,
     RECORD_COLUMNS,
     Key,
-    checkpoints_from_rows,
+    checkpoint_from_row,
     evaluation_from_row,
     evaluation_row,
     image_of,
+    marked,
     marks,
     moment,
     run_from_row,
@@ -205,14 +206,14 @@ class Index(IndexFile):
 
     def _records(self, where: str, *values: object) -> list[CheckpointRecord]:
         def answer() -> list[CheckpointRecord]:
-            rows = self._read(f"SELECT {RECORD_COLUMNS} FROM _checkpoints {where}", *values)
-            keys = [(row["run"], row["version"]) for row in rows]
-            marked = self._of(dict.fromkeys(run for run, _ in keys), "_runs", "name")
-            tags, pinned = marks(marked)
+            sql = f"SELECT {RECORD_COLUMNS} FROM _checkpoints {where}"
+            records = self._mending(lambda connection: list(map(checkpoint_from_row, plain(connection, sql, values))))
+            tags, pinned = marks(self._of({each.run for each in records}, "_runs", "name"))
             evaluations: dict[Key, list[Evaluation]] = {}
-            for row in self._of(dict.fromkeys(keys), "_evaluations", "run", "version"):
+            keys = [(each.run, each.version) for each in records[: _MANY + 1]]
+            for row in self._of(keys, "_evaluations", "run", "version"):
                 evaluations.setdefault((row["run"], row["version"]), []).append(evaluation_from_row(row))
-            return checkpoints_from_rows(rows, tags=tags, pinned=pinned, evaluations=evaluations)
+            return marked(records, tags=tags, pinned=pinned, evaluations=evaluations)
 
         return self._sound(answer)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,8 +20,10 @@ RECORD_COLUMNS = (
     "run, version, epoch, step, created_at, digest, nbytes, stored_bytes, kind, reason, stall_seconds, write_seconds, "
     "full_digest, metrics, sections, parents, context, nonfinite"
 )
-"""What `checkpoints_from_rows` needs, in this order."""
+"""What `checkpoint_from_row` needs, in this order."""
 _SHORT = 10_000
+_TEXT_VALUE = ':"'
+"""In JSON without white space each value that is text begins so."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -125,50 +128,56 @@ Key = tuple[str, int]
 """Run and version."""
 
 
-def checkpoints_from_rows(
-    rows: Iterable[sqlite3.Row],
+def checkpoint_from_row(row: tuple[Any, ...]) -> CheckpointRecord:
+    """The way back, of RECORD_COLUMNS. What other tables know of it is put in by `marked`."""
+    run, version, epoch, step, created_at, digest, nbytes, stored_bytes, kind, reason, stall, write = row[:12]
+    full_digest, metrics, sections, parents, context, nonfinite = row[12:]
+    return CheckpointRecord.of(
+        {
+            "run": run,
+            "version": version,
+            "epoch": epoch,
+            "step": step,
+            "metrics": _metrics(metrics),
+            "created_at": datetime.fromisoformat(created_at),
+            "digest": digest,
+            "nbytes": nbytes,
+            "stored_bytes": stored_bytes,
+            "sections": _sections(sections),
+            "kind": kind,
+            "reason": reason,
+            "parents": () if parents == "[]" else tuple(Parent(*each) for each in parsed(parents)),
+            "stall_seconds": stall,
+            "write_seconds": write,
+            "context": {} if context == "{}" else parsed(context),
+            "tags": (),
+            "pinned": False,
+            "full_digest": full_digest,
+            "nonfinite": {} if nonfinite == "{}" else parsed(nonfinite),
+            "evaluations": (),
+        }
+    )
+
+
+def marked(
+    records: list[CheckpointRecord],
     *,
     tags: Mapping[Key, tuple[str, ...]],
     pinned: frozenset[Key],
     evaluations: Mapping[Key, Sequence[Evaluation]],
 ) -> list[CheckpointRecord]:
-    """The way back, with what other tables know of the checkpoints."""
-    sections: dict[str, tuple[str, ...]] = {}
-    found = []
-    for row in rows:
-        run, version, epoch, step, created_at, digest, nbytes, stored, kind, reason, stall, write, full = row[:13]
-        names = sections.get(row[14])
-        if names is None:
-            names = sections[row[14]] = tuple(parsed(row[14]))
-        key = (run, version)
-        metrics = _metrics(row[13])
-        later = tuple(each for each in evaluations.get(key, ()) if each.name not in metrics)
-        found.append(
-            CheckpointRecord(
-                run=run,
-                version=version,
-                epoch=epoch,
-                step=step,
-                metrics={**metrics, **{each.name: each.value for each in later}} if later else metrics,
-                created_at=datetime.fromisoformat(created_at),
-                digest=digest,
-                nbytes=nbytes,
-                stored_bytes=stored,
-                sections=names,
-                kind=kind,
-                reason=reason,
-                parents=tuple(Parent(*each) for each in parsed(row[15])),
-                stall_seconds=stall,
-                write_seconds=write,
-                context=parsed(row[16]),
-                tags=tags.get(key, ()),
-                pinned=key in pinned,
-                full_digest=full,
-                nonfinite=parsed(row[17]),
-                evaluations=later,
-            )
-        )
-    return found
+    """The checkpoints with what other tables know of them."""
+    told = {*tags, *pinned, *evaluations}
+    if not told:
+        return records
+
+    def mark(record: CheckpointRecord, key: Key) -> CheckpointRecord:
+        later = tuple(each for each in evaluations.get(key, ()) if each.name not in record.metrics)
+        metrics = {**record.metrics, **{each.name: each.value for each in later}}
+        return replace(record, tags=tags.get(key, ()), pinned=key in pinned, evaluations=later, metrics=metrics)
+
+    keyed = ((each, (each.run, each.version)) for each in records)
+    return [mark(each, key) if key in told else each for each, key in keyed]
 
 
 def marks(rows: Iterable[sqlite3.Row]) -> tuple[dict[Key, tuple[str, ...]], frozenset[Key]]:
@@ -218,7 +227,15 @@ def parsed(text: str) -> Any:
 
 
 def _metrics(text: str) -> dict[str, float]:
-    return {name: float(value) if type(value) is str else value for name, value in parsed(text).items()}
+    metrics = orjson.loads(text) if len(text) < _SHORT else parsed(text)
+    if type(metrics) is not dict:
+        raise TypeError(f"metrics are an object, and not {text[:60]}")
+    return {name: float(value) for name, value in metrics.items()} if _TEXT_VALUE in text else metrics
+
+
+@functools.lru_cache(256)
+def _sections(text: str) -> tuple[str, ...]:
+    return tuple(parsed(text))
 
 
 def _number(value: float) -> float | None:

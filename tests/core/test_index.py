@@ -6,13 +6,14 @@ import math
 import sqlite3
 import threading
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from ckpt_tracker import Store
 from ckpt_tracker.errors import CheckpointNotFound
-from ckpt_tracker.records import Monitor
+from ckpt_tracker.records import CheckpointRecord, Monitor
 
 NAN, INF = math.nan, math.inf
 
@@ -83,6 +84,14 @@ def test_metrics_come_back_from_the_index_as_they_were(store: Store) -> None:
     values = [each.metrics["loss"] for each in store.run("r").checkpoints()]
     assert math.isnan(values[0])
     assert values[1:] == [INF, 0.1]
+
+
+def test_a_record_that_was_read_has_every_field(store: Store) -> None:
+    """It is made without its constructor: none may be missing, and none be one that there is not."""
+    _save(store, "r", 0.5, 0.2)
+    store.run("r").tag("paper", store["r@v2"])
+    names = {field.name for field in fields(CheckpointRecord)}
+    assert [vars(each).keys() for each in store.index.checkpoints("r")] == [names, names]
 
 
 def test_the_newest_of_an_epoch_or_step_is_found(store: Store) -> None:

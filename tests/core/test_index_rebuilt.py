@@ -109,6 +109,14 @@ def test_a_damaged_index_is_rebuilt_and_that_is_said(
     assert [record.getMessage() for record in caplog.records if "index.sqlite is damaged" in record.getMessage()]
 
 
+@pytest.mark.parametrize("metrics", ["[]", "[0.5]", "null", '"loss"', "{", '{"loss":"high"}'])
+def test_metrics_that_nobody_wrote_are_damage(filled: Path, expected: dict[str, Any], metrics: str) -> None:
+    """SQLite reads such a row well, and it can't have been written."""
+    with contextlib.closing(sqlite3.connect(filled / "index.sqlite", isolation_level=None)) as connection:
+        connection.execute("UPDATE _checkpoints SET metrics = ? WHERE run = 'a' AND version = 3", (metrics,))
+    assert _ask(filled) == expected
+
+
 def test_an_empty_index_is_filled(filled: Path, expected: dict[str, Any]) -> None:
     """To SQLite a file without a byte is a new database, and so it is to us."""
     (filled / "index.sqlite").write_bytes(b"")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
@@ -57,6 +58,16 @@ def test_durations_have_the_unit_that_fits(seconds, text):
 def test_ages_are_relative_for_two_months(past, text):
     """After that the day says more."""
     assert human.age(NOW - past, now=NOW) == text
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[], [0.5, -1.23456e-7, 1e300, 12345.678], [math.nan, math.inf, -math.inf, 0.0], [3, 0.25], [0.1, None, 0.3]],
+    ids=["none", "finite", "not finite", "whole", "with one missing"],
+)
+def test_many_numbers_read_as_each_of_them(values):
+    """They are made together, which nobody must see."""
+    assert human.numbers(values) == [human.number(each) for each in values]
 
 
 def test_only_paths_below_the_current_folder_become_relative(tmp_path, monkeypatch):
