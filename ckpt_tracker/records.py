@@ -137,6 +137,8 @@ class CheckpointRecord:
     @property
     def own_metrics(self) -> dict[str, float]:
         """The metrics that the training saved it with."""
+        if not self.evaluations:
+            return dict(self.metrics)
         later = {each.name for each in self.evaluations}
         return {name: value for name, value in self.metrics.items() if name not in later}
 

@@ -36,7 +36,7 @@ class Scorer:
 
     def __init__(self, monitor: Monitor, records: Iterable[CheckpointRecord]) -> None:
         self.records = list(records)
-        self.known = frozenset(name for record in self.records for name in record.metrics)
+        self.known: frozenset[str] = frozenset().union(*(record.metrics for record in self.records))
         self.monitor = monitor
         text = monitor.metric
         self._plain = text in self.known
@@ -50,7 +50,7 @@ class Scorer:
     @property
     def unknown(self) -> tuple[str, ...]:
         """The names that no checkpoint has."""
-        return tuple(name for name in self.criterion.names if name not in self.known and name not in OWN_NAMES)
+        return tuple(name for name in self._names if name not in self.known and name not in OWN_NAMES)
 
     @property
     def unknown_text(self) -> str:
@@ -69,29 +69,28 @@ class Scorer:
     def _score(self, record: CheckpointRecord) -> Score:
         values = self._values(record)
         absent = [name for name in self._names if name not in values]
-        if record.weights_problem:
+        if record.nonfinite:
             return Score(record, unranked=record.weights_problem)
         if absent:
             return Score(record, unranked=f"no {', '.join(absent)}", missing=True)
-        for name in self.criterion.names:
+        for name in self._names:
             if not math.isfinite(values[name]):
                 return Score(record, unranked=f"{name} is {_odd(values[name])}")
         return self._value(record, values)
 
     def _value(self, record: CheckpointRecord, values: Mapping[str, float]) -> Score:
-        text = self.criterion.label
         try:
             if self.criterion.where is not None and not self.criterion.where.holds(values):
                 return Score(record, unranked=f"{self.criterion.condition} does not hold")
             value = float(self.criterion.expression.evaluate(values))
         except ZeroDivisionError:
-            return Score(record, unranked=f"{text} has no value: a division by zero")
+            return Score(record, unranked=f"{self.criterion.label} has no value: a division by zero")
         except (ArithmeticError, ValueError) as error:
             large = isinstance(error, OverflowError)
             why = "too large" if large else "a root, power or logarithm of what has none"
-            return Score(record, unranked=f"{text} has no value: {why}")
+            return Score(record, unranked=f"{self.criterion.label} has no value: {why}")
         if not math.isfinite(value):
-            return Score(record, unranked=f"{text} is {_odd(value)}")
+            return Score(record, unranked=f"{self.criterion.label} is {_odd(value)}")
         return Score(record, value)
 
     def holds(self, record: CheckpointRecord) -> bool:

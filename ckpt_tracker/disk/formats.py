@@ -18,7 +18,7 @@ COMPACTED = 2
 LAST_VERSION = 10**15 - 1
 OBJECT_NAME = re.compile(r"[0-9a-f]{64}")
 # one name for each version: 0000012.json would be a second one of 12
-_MANIFEST = re.compile(r"([0-9]{6}|[1-9][0-9]{6,14})\.json")
+_MANIFEST = re.compile(r"((?!0{6})[0-9]{6}|[1-9][0-9]{6,14})\.json")
 
 
 def file_name(version: int) -> str:
@@ -32,10 +32,10 @@ def versions(folder: Path) -> list[int]:
     """The versions whose manifests are in a folder, in ascending order. Raises Damaged for what is no folder."""
     check_folder(folder)
     try:
-        found = [_MANIFEST.fullmatch(name) for name in os.listdir(folder)]
+        found = map(_MANIFEST.fullmatch, os.listdir(folder))
     except FileNotFoundError:
         return []
-    return sorted(int(match[1]) for match in found if match and match[1] != "000000")
+    return sorted([int(match[1]) for match in found if match])
 
 
 def read_document(path: Path, *, newest: int = FORMAT) -> dict[str, Any]:

@@ -192,7 +192,11 @@ def _metrics(skeleton: object) -> dict[str, float]:
     metrics = fields.mapping(skeleton)
     if not {*map(type, metrics.values())} <= {float} or "$" in "".join(metrics):
         metrics = fields.mapping(decode(skeleton, lambda index: None))
-    return {fields.name(name): fields.metric(value) for name, value in metrics.items()}
+        for value in metrics.values():
+            fields.metric(value)
+    for name in metrics:
+        fields.name(name)
+    return metrics
 
 
 def _nonfinite(found: object) -> dict[str, str]:

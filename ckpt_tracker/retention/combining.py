@@ -179,28 +179,30 @@ class Capped(Retention):
         return budget.dropped
 
 
+@dataclass(frozen=True)
+class Ranked:
+    """What a policy makes of the checkpoints of one run, and why."""
+
+    kept: Iterable[tuple[CheckpointRecord, str]]
+    """The most valuable first."""
+    unranked: Iterable[tuple[CheckpointRecord, str]] = ()
+    """What it could not rank."""
+
+
 class Policy(Retention):
     """One question, asked of each run by itself."""
 
     @abstractmethod
-    def ranked(
-        self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None
-    ) -> Iterable[tuple[CheckpointRecord, str]]:
-        """What it keeps of one run's `records` (oldest first) and why, the most valuable first."""
-
-    def unranked(
-        self, records: Sequence[CheckpointRecord], *, monitor: Monitor | None
-    ) -> Iterable[tuple[CheckpointRecord, str]]:
-        """What it could not rank among one run's `records`, and why."""
-        return ()
+    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Ranked:
+        """What it makes of one run's `records` (oldest first)."""
 
     def verdicts(self, history: History) -> list[Verdicts]:
         found: Verdicts = {}
         for run, records in history.by_run():
-            kept = self.ranked(records, now=history.now, monitor=history.monitors.get(run))
-            for rank, (record, reason) in enumerate(kept, start=1):
+            ranked = self.ranked(records, now=history.now, monitor=history.monitors.get(run))
+            for rank, (record, reason) in enumerate(ranked.kept, start=1):
                 found[run, record.version] = Verdict(reason, rank)
-            for record, reason in self.unranked(records, monitor=history.monitors.get(run)):
+            for record, reason in ranked.unranked:
                 found.setdefault((run, record.version), Verdict(reason, len(records), unranked=True))
         return [found]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Literal
@@ -11,12 +11,11 @@ from typing import Literal
 from ckpt_tracker.criteria import Scorer, parse, quoted, ranking
 from ckpt_tracker.errors import InvalidOption
 from ckpt_tracker.records import CheckpointRecord, Mode, Monitor
-from ckpt_tracker.retention.combining import Policy, Retention
+from ckpt_tracker.retention.combining import Policy, Ranked, Retention
 from ckpt_tracker.selection import check_monitor
 
 Period = Literal["hour", "day", "week"]
 PERIODS = {"hour": "%Y-%m-%d %H", "day": "%Y-%m-%d", "week": "%G-W%V"}
-Kept = Iterable[tuple[CheckpointRecord, str]]
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,9 @@ class Last(Policy):
     def __post_init__(self) -> None:
         _check_count("Last", self.count)
 
-    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Kept:
+    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Ranked:
         newest = reversed(records[-self.count :])
-        return [(record, f"last-{rank}") for rank, record in enumerate(newest, start=1)]
+        return Ranked([(record, f"last-{rank}") for rank, record in enumerate(newest, start=1)])
 
     def __str__(self) -> str:
         return f"last:{self.count}"
@@ -68,24 +67,16 @@ class Best(Policy):
     def criteria(self) -> tuple[Monitor, ...]:
         return () if self.metric is None else (self._monitor(None, run=None),)
 
-    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Kept:
-        scorer = self._scorer(records, monitor)
-        if scorer is None:
-            return
-        scores = scorer.scores()
-        for rank, each in enumerate(ranking(scores, scorer.monitor)[: self.count], start=1):
-            yield each.record, f"best-{rank} {scorer.criterion.label}={each.value:.6g}"
-        for each in [each for each in reversed(scores) if each.missing][: self.count]:
-            yield each.record, f"not ranked: {each.unranked}"
-
-    def unranked(self, records: Sequence[CheckpointRecord], *, monitor: Monitor | None) -> Kept:
-        scorer = self._scorer(records, monitor)
-        for each in scorer.scores() if scorer else ():
-            if each.unranked:
-                yield each.record, f"not ranked: {each.unranked}"
-
-    def _scorer(self, records: Sequence[CheckpointRecord], monitor: Monitor | None) -> Scorer | None:
-        return Scorer(self._monitor(monitor, run=records[0].run), records) if records else None
+    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Ranked:
+        if not records:
+            return Ranked(())
+        scorer = Scorer(self._monitor(monitor, run=records[0].run), records)
+        scores, label = scorer.scores(), scorer.criterion.label
+        best = ranking(scores, scorer.monitor)[: self.count]
+        kept = [(each.record, f"best-{rank} {label}={each.value:.6g}") for rank, each in enumerate(best, start=1)]
+        unranked = [(each.record, f"not ranked: {each.unranked}") for each in scores if each.unranked]
+        newest = [each for each in reversed(scores) if each.missing][: self.count]
+        return Ranked([*kept, *((each.record, f"not ranked: {each.unranked}") for each in newest)], unranked)
 
     def __str__(self) -> str:
         if self.metric is None:
@@ -115,9 +106,9 @@ class Every(Policy):
             raise InvalidOption("Every takes epochs=N or steps=N, one of them")
         _check_count("Every", self.epochs if self.steps is None else self.steps)
 
-    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Kept:
+    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Ranked:
         reason = f"every-{self.epochs}-epochs" if self.epochs is not None else f"every-{self.steps}-steps"
-        return [(record, reason) for record in reversed(records) if self._meets(record)]
+        return Ranked([(record, reason) for record in reversed(records) if self._meets(record)])
 
     def __str__(self) -> str:
         return f"every:{self.epochs}epochs" if self.epochs is not None else f"every:{self.steps}steps"
@@ -150,15 +141,16 @@ class Within(Policy):
     def _span(self) -> timedelta:
         return timedelta(hours=self.hours, days=self.days)
 
-    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Kept:
-        recent = [record for record in reversed(records) if now - record.created_at <= self._span]
+    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Ranked:
+        span = self._span
+        recent = [record for record in reversed(records) if now - record.created_at <= span]
         if self.one_per is None:
-            return [(record, f"within-{self._span_text}") for record in recent]
+            return Ranked([(record, f"within-{self._span_text}") for record in recent])
         form = PERIODS[self.one_per]
         newest: dict[str, CheckpointRecord] = {}
         for record in recent:
             newest.setdefault(record.created_at.astimezone(timezone.utc).strftime(form), record)
-        return [(record, f"{self.one_per}-{period}") for period, record in newest.items()]
+        return Ranked([(record, f"{self.one_per}-{period}") for period, record in newest.items()])
 
     @property
     def _span_text(self) -> str:
@@ -174,12 +166,14 @@ class Within(Policy):
 class Tagged(Policy):
     """Every checkpoint with a tag, or that is pinned. Always implied."""
 
-    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Kept:
-        for record in reversed(records):
-            marks = [f"tag:{','.join(record.tags)}"] if record.tags else []
-            marks += ["pinned"] if record.pinned else []
-            if marks:
-                yield record, " ".join(marks)
+    def ranked(self, records: Sequence[CheckpointRecord], *, now: datetime, monitor: Monitor | None) -> Ranked:
+        marked = [record for record in reversed(records) if record.tags or record.pinned]
+        return Ranked([(record, self._marks(record)) for record in marked])
+
+    @staticmethod
+    def _marks(record: CheckpointRecord) -> str:
+        tags = [f"tag:{','.join(record.tags)}"] if record.tags else []
+        return " ".join([*tags, "pinned"] if record.pinned else tags)
 
     def __str__(self) -> str:
         return "tagged"
