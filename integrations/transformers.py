@@ -70,6 +70,7 @@ class CheckpointTracker(TrackerCallback, _Base):
             self._trainers.add(trainer)
             inner.wrap_train(trainer, self._train)
             inner.wrap_fetch(trainer, self._fetch)
+            inner.wrap_load(trainer, self._put_model)
 
     def hf_dir(self, reference: str = "last") -> str | None:
         """A temporary folder for `resume_from_checkpoint=`, laid out as a Trainer writes it.
@@ -169,6 +170,10 @@ class CheckpointTracker(TrackerCallback, _Base):
     def _fetch(self, fetch: inner.Fetch, batches: Any) -> Any:
         """Stands in for what brings a step's data."""
         return fetch(batches) if self._fit is None else self._fit.fetch(fetch, batches)
+
+    def _put_model(self, folder: str) -> bool:
+        """Stands in for what loads the model from the folder given to `train`."""
+        return self._fit is not None and self._fit.put_model(folder)
 
     def _interrupt(self, error: BaseException) -> None:
         """Gives the run back. `train` called again continues from the newest checkpoint."""

@@ -296,6 +296,36 @@ def test_the_temporary_folder_is_gone_once_it_is_read(store, tmp_path, monkeypat
     assert seen == [[]] * 5
 
 
+class Listing(transformers.Trainer):
+    """Remembers what is in the folder that it continues from."""
+
+    def train(self, resume_from_checkpoint=None, *args):
+        self.found = {each.name for each in Path(resume_from_checkpoint).iterdir()} if resume_from_checkpoint else set()
+        return super().train(resume_from_checkpoint, *args)
+
+
+class Own(Listing):
+    """Loads its model in a way of its own."""
+
+    def _load_from_checkpoint(self, folder, model=None):
+        self.model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+
+
+@pytest.mark.parametrize("kind", [Listing, Own])
+def test_what_is_large_is_not_written_to_be_read_again(store, tmp_path, kind):
+    """Unless the Trainer is one that loads it in a way of its own; and the training is the same."""
+    with pytest.raises(KeyboardInterrupt):
+        make_trainer(tmp_path, new(store), Interrupt(1)).train()
+    tracker = new(store)
+    trainer = make_trainer(tmp_path, tracker, kind=kind)
+    trainer.train()
+
+    large = {"model.safetensors", "optimizer.pt", "scheduler.pt"}
+    assert trainer.found & large == (large if kind is Own else set())
+    assert {"trainer_state.json", "rng_state.pth"} <= trainer.found
+    assert digests(tracker) == whole(tmp_path)
+
+
 def test_a_missing_output_folder_does_not_matter(store, tmp_path):
     """The store alone is needed to continue."""
     make_trainer(tmp_path / "hf", new(store), num_train_epochs=1).train()

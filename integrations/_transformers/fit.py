@@ -7,7 +7,7 @@ when the data of the next step are asked for, when the next epoch begins, or whe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from numbers import Number
 from typing import Any
 
@@ -28,6 +28,8 @@ class Resume:
     rest: Mapping[str, Any]
     skip: bool = False
     """Nothing is to be trained."""
+    large: Mapping[str, Any] = field(default_factory=dict)
+    """What is not in the folder, to save the writing of it: model, optimizer and scheduler."""
 
     @property
     def inside(self) -> bool:
@@ -57,6 +59,14 @@ class Fit:
         self._overlap: Overlap | None = None
 
     # -- in the order of the hooks ---------------------------------------------------------------------------
+
+    def put_model(self, path: str) -> bool:
+        """The Trainer is about to load the model from that folder. False where it has to do so itself."""
+        given = self._given
+        if given is None or path != given.path or "model" not in given.large:
+            return False
+        states.put_model(self._trainer, given.large["model"])
+        return True
 
     def begin(self) -> None:
         """The Trainer has restored model, optimizer, scheduler and its own state, and is about to begin an epoch."""
@@ -153,6 +163,9 @@ class Fit:
 
     def _begin_resumed(self, resume: Resume) -> None:
         trainer, loop = self._trainer, resume.rest["loop"]
+        if resume.large:
+            states.put_optimizer(trainer, resume.large)
+            self._given = replace(resume, large={})
         if resume.skip:
             inner.put_step(trainer, loop["trainer"]["global_step"])
         else:

@@ -16,14 +16,19 @@ from ckpt_tracker.errors import StateMismatch
 from ckpt_tracker.integrations._transformers.trainer import NEVER
 
 _NEEDED = ("model", "optimizer", "scheduler", "rng", "loop")
-_LARGE = ("model", "optimizer", "scheduler", "scaler")
+_PUT = ("model", "optimizer", "scheduler")
+_LARGE = (*_PUT, "scaler")
 
 
 class Folder:
     """A temporary folder, removed with this object, and what of the checkpoint has no place in it."""
 
-    def __init__(self, checkpoint: Checkpoint, state: Mapping[str, Any], *, skip: bool = False) -> None:
-        """`skip`: a Trainer that takes it up finds its training done."""
+    def __init__(
+        self, checkpoint: Checkpoint, state: Mapping[str, Any], *, skip: bool = False, whole: bool = True
+    ) -> None:
+        """`skip`: a Trainer that takes it up finds its training done. Unless it is `whole`, what is large is not in it:
+        `large` has that.
+        """
         missing = [name for name in _NEEDED if name not in state]
         if missing or "trainer" not in state["loop"]:  # the loop of another integration
             raise StateMismatch(
@@ -36,8 +41,11 @@ class Folder:
             name: value.to("meta") if hasattr(value, "to") else value for name, value in state["model"].items()
         }
         self.rest = {name: value for name, value in state.items() if name not in _LARGE}
+        self.large = {} if whole else {name: state[name] for name in _PUT}
         self.path = tempfile.mkdtemp(prefix="ckpt_tracker-")
         self.remove = weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+        if whole:
+            _write_large(Path(self.path), state)
         _write(Path(self.path), state, skip=skip)
 
 
@@ -47,12 +55,17 @@ def loop_of(checkpoint: Checkpoint) -> dict[str, Any]:
     return loop
 
 
-def _write(folder: Path, state: Mapping[str, Any], *, skip: bool) -> None:
+def _write_large(folder: Path, state: Mapping[str, Any]) -> None:
     import torch
 
     _write_model(folder, state["model"])
     torch.save(state["optimizer"], folder / "optimizer.pt")
     torch.save(state["scheduler"], folder / "scheduler.pt")
+
+
+def _write(folder: Path, state: Mapping[str, Any], *, skip: bool) -> None:
+    import torch
+
     if "scaler" in state:
         torch.save(state["scaler"], folder / "scaler.pt")
     ranks = [state["rng"], *(each["rng"] for each in state.get("ranks", []))]

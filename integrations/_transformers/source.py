@@ -9,6 +9,7 @@ from ckpt_tracker.checkpoint import Checkpoint
 from ckpt_tracker.errors import CheckpointNotFound
 from ckpt_tracker.integrations._shared import stateful as _stateful
 from ckpt_tracker.integrations._transformers import state as states
+from ckpt_tracker.integrations._transformers import trainer as inner
 from ckpt_tracker.integrations._transformers.fit import Resume
 from ckpt_tracker.integrations._transformers.folder import Folder, loop_of
 from ckpt_tracker.tracker import Tracker
@@ -39,12 +40,12 @@ class Source:
             if given and not (given is True and self._resume is not None):
                 folder = self._given(given, trainer.args)
             else:
-                folder = self._choose(trainer.args, number=number)
+                folder = self._choose(trainer, number=number)
                 self._lent = folder.path if folder else None
             if folder is None:
                 return None
             _stateful.check_tensors(_stateful.take(trainer.model), folder.model, name="model")
-            return Resume(folder.path, folder.rest, skip=folder.skip)
+            return Resume(folder.path, folder.rest, skip=folder.skip, large=folder.large)
         except BaseException as error:
             self._tracker.close(error=error)
             raise
@@ -86,14 +87,14 @@ class Source:
             return self._folder(folder.checkpoint, folder.checkpoint.load(), skip=True)
         return folder
 
-    def _choose(self, args: Any, *, number: int) -> Folder | None:
+    def _choose(self, trainer: Any, *, number: int) -> Folder | None:
         resume = self._resume
         if resume is None:
             return None
         loop = loop_of(resume)
         self._tracker.continue_from(resume)
         if loop.get("fit", 0) > number:
-            return self._passed_over(resume, number=number)
+            return self._passed_over(trainer, resume, number=number)
         self._resume = None
         if loop.get("fit", 0) < number:
             return None
@@ -102,20 +103,23 @@ class Source:
             _log.warning(
                 "%s was stopped early, so nothing is trained: resume=%r trains on from there", resume.ref, resume.ref
             )
-        skip = stopped or _is_done(args, loop.get("trainer", {}))
-        return self._folder(resume, self._tracker.take_state() or resume.load(), skip=skip)
+        skip = stopped or _is_done(trainer.args, loop.get("trainer", {}))
+        state = self._tracker.take_state() or resume.load()
+        return self._folder(resume, state, skip=skip, whole=inner.loads_alone(trainer))
 
-    def _passed_over(self, resume: Checkpoint, *, number: int) -> Folder:
+    def _passed_over(self, trainer: Any, resume: Checkpoint, *, number: int) -> Folder:
         """An earlier process was already in a later training of the script."""
         _log.warning("training %d of run %s was finished before: it is passed over", number + 1, resume.run)
         for checkpoint in reversed(self._tracker.run.checkpoints()):
             if loop_of(checkpoint).get("fit") == number:
-                return self._folder(checkpoint, checkpoint.load(), skip=True)
-        _log.warning("no checkpoint of it is kept: its model is that of %s", resume.ref)
-        return self._folder(resume, resume.load(), skip=True)
+                break
+        else:
+            checkpoint = resume
+            _log.warning("no checkpoint of it is kept: its model is that of %s", resume.ref)
+        return self._folder(checkpoint, checkpoint.load(), skip=True, whole=inner.loads_alone(trainer))
 
-    def _folder(self, checkpoint: Checkpoint, state: dict[str, Any], *, skip: bool) -> Folder:
-        folder = Folder(checkpoint, state, skip=skip)
+    def _folder(self, checkpoint: Checkpoint, state: dict[str, Any], *, skip: bool, whole: bool = True) -> Folder:
+        folder = Folder(checkpoint, state, skip=skip, whole=whole)
         self._folders[folder.path] = folder
         return folder
 

@@ -36,6 +36,18 @@ def large(trainer: Any) -> dict[str, Any]:
     return state if scaler is None else {**state, "scaler": scaler.state_dict()}
 
 
+def put_model(trainer: Any, saved: Mapping[str, Any]) -> None:
+    """Puts the model's section of `large` back. Its names and shapes are checked by now."""
+    _stateful.bare(trainer.model).load_state_dict(saved)
+
+
+def put_optimizer(trainer: Any, saved: Mapping[str, Any]) -> None:
+    """Puts optimizer and scheduler of `large` back. Raises StateMismatch."""
+    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+    _stateful.put(optimizer, saved["optimizer"], name="optimizer")
+    _stateful.put(trainer.lr_scheduler, saved["scheduler"], name="scheduler")
+
+
 def of_trainer(trainer: Any, *, operations: float) -> dict[str, Any]:
     """The TrainerState, with the floating point operations that the Trainer has yet to add to it."""
     fields = (each.name for each in dataclasses.fields(trainer.state))

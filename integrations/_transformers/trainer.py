@@ -77,6 +77,29 @@ def wrap_fetch(trainer: Any, around: Callable[[Fetch, Any], Any]) -> None:
     trainer.get_batch_samples = get_batch_samples
 
 
+def wrap_load(trainer: Any, around: Callable[[str], bool]) -> None:
+    """Lets `around(folder)` restore the model, where it returns True, instead of what reads it from the folder."""
+    if loads_alone(trainer):
+        return
+    original = trainer._load_from_checkpoint
+
+    @functools.wraps(original)
+    def load(folder: Any, *args: Any, **options: Any) -> None:
+        if not around(folder):
+            original(folder, *args, **options)
+
+    trainer._load_from_checkpoint = load
+
+
+def loads_alone(trainer: Any) -> bool:
+    """It needs the whole folder: there are several processes, it may begin again, or it loads in a way of its own."""
+    several = trainer.args.world_size > 1 or getattr(trainer.args, "auto_find_batch_size", False)
+    methods = (
+        getattr(type(trainer), name, None) for name in ("_load_from_checkpoint", "_load_optimizer_and_scheduler")
+    )
+    return several or any(getattr(each, "__module__", None) != "transformers.trainer" for each in methods)
+
+
 def put_last(trainer: Any, tracker: Any) -> None:
     """What other callbacks do at the start of an epoch is to be done before the tracker saves or restores."""
     callbacks = trainer.callback_handler.callbacks
