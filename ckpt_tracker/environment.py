@@ -113,6 +113,7 @@ def _git(folder: Path, *arguments: str) -> bytes:
     return done.stdout
 
 
+@functools.cache
 def _version(name: str) -> str:
     import importlib.metadata
 

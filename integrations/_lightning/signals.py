@@ -13,13 +13,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from ckpt_tracker.integrations._lightning.ranks import Ranks
-from ckpt_tracker.integrations._shared.leaving import leave_together
+from ckpt_tracker.integrations._shared.leaving import Agreement
 from ckpt_tracker.tracker import Tracker
 
 _log = logging.getLogger("ckpt_tracker")
-_SIGNALS = ("SIGUSR1", "SIGTERM", "KeyboardInterrupt")
-# what the ranks send each other: nothing, some trigger, or a signal by its place above
-_NOTHING, _TRIGGER, _FIRST_SIGNAL = 0, 1, 2
 
 
 class Signals:
@@ -28,10 +25,9 @@ class Signals:
     def __init__(self, tracker: Tracker, trainer: Any, ranks: Ranks) -> None:
         self._tracker = tracker
         self._trainer = trainer
-        self._ranks = ranks
         self._interrupt: Any = signal.getsignal(signal.SIGINT)
         self._other: tuple[int, Any] | None = None
-        self._asked: str | None = None
+        self._agreement = Agreement(tracker, highest=ranks.highest)
 
     # -- the handlers ----------------------------------------------------------------------------------------
 
@@ -84,34 +80,22 @@ class Signals:
         trigger = None
         if self._trainer.is_global_zero:
             trigger = self._tracker.triggered(epoch=epoch, step=step)
-        return self._agreed(trigger)
+        return self._agreement.reach(trigger)
 
     def interrupted(self) -> str | None:
         """The same where nothing but a signal counts."""
-        return self._agreed(None)
-
-    def _agreed(self, trigger: str | None) -> str | None:
-        came = self._tracker.interruption
-        code = _TRIGGER if trigger else _NOTHING
-        code = self._ranks.highest(code if came is None else _FIRST_SIGNAL + _SIGNALS.index(came))
-        if code >= _FIRST_SIGNAL:
-            self._asked = _SIGNALS[code - _FIRST_SIGNAL]
-            return self._asked
-        return (trigger or "a trigger") if code == _TRIGGER else None
+        return self._agreement.reach(None)
 
     @property
     def asked(self) -> bool:
         """A signal is to be answered once what was saved is durable."""
-        return self._asked is not None
+        return self._agreement.asked is not None
 
     def leave(self) -> None:
         """On all ranks, with the checkpoint durable: what the signal asks for."""
-        asked, self._asked = self._asked, None
-        if asked is None:
-            return
-        if asked == "SIGUSR1":
+        if self._agreement.asked == "SIGUSR1":
             self._requeue()
-        leave_together(self._tracker, asked, highest=self._ranks.highest)
+        self._agreement.leave()
 
     def _requeue(self) -> None:
         requeue = getattr(getattr(self._trainer, "_signal_connector", None), "_slurm_sigusr_handler_fn", None)

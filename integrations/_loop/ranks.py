@@ -15,14 +15,11 @@ import torch
 from torch import distributed
 
 from ckpt_tracker.errors import InvalidOption
-from ckpt_tracker.integrations._shared.leaving import leave_together
+from ckpt_tracker.integrations._shared.leaving import Agreement
 from ckpt_tracker.tracker import Tracker
 
 T = TypeVar("T")
 
-_SIGNALS = ("SIGUSR1", "SIGTERM", "KeyboardInterrupt")
-# what the ranks send each other: nothing, some trigger, or a signal by its place above
-_NOTHING, _TRIGGER, _FIRST_SIGNAL = 0, 1, 2
 _MEETING = timedelta(minutes=10)
 
 
@@ -105,34 +102,21 @@ class Decisions:
     def __init__(self, tracker: Tracker, ranks: Ranks) -> None:
         self._tracker = tracker
         self._ranks = ranks
-        self._asked: str | None = None
+        self._agreement = Agreement(tracker, highest=ranks.highest)
 
     def due(self, *, epoch: int | None = None, step: int) -> str | None:
         """Why to save now, or None."""
         tracker = self._tracker
         if not self._ranks.several:
             return tracker.due(epoch=epoch, step=step)
-        reason, code = tracker.interruption, _NOTHING
-        if reason is not None:
-            code = _FIRST_SIGNAL + _SIGNALS.index(reason)
-        elif self._ranks.first:
-            reason = tracker.triggered(epoch=epoch, step=step)
-            code = _NOTHING if reason is None else _TRIGGER
-        code = self._ranks.highest(code)
-        if code >= _FIRST_SIGNAL:
-            self._asked = reason = _SIGNALS[code - _FIRST_SIGNAL]
-        elif code == _TRIGGER:
-            reason = reason or "some trigger"
-        return reason if code else None
+        decides = self._ranks.first and tracker.interruption is None
+        return self._agreement.reach(tracker.triggered(epoch=epoch, step=step) if decides else None)
 
     @property
     def asked(self) -> bool:
         """A signal is to be answered once what was saved is durable."""
-        return self._asked is not None
+        return self._agreement.asked is not None
 
     def leave(self) -> None:
         """With the checkpoint durable, what the signal asks for."""
-        asked, self._asked = self._asked, None
-        if asked is None:
-            return
-        leave_together(self._tracker, asked, highest=self._ranks.highest)
+        self._agreement.leave()
