@@ -7,6 +7,7 @@ equal trainings have equal digests.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import sys
@@ -23,13 +24,42 @@ def capture() -> dict[str, Any]:
 
 def capture_all() -> dict[str, Any]:
     """The states of all generators, for `restore` and `of_used`: what begins here may be the first to draw from one."""
-    state: dict[str, Any] = {"python": random.getstate(), "numpy": np.random.get_state(legacy=False)}
+    state: dict[str, Any] = {"python": random.getstate(), "numpy": _numpy()}
     torch = sys.modules.get("torch")
     if torch is not None:
         state["torch"] = torch.get_rng_state()
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             state["cuda"] = torch.cuda.get_rng_state_all()
     return state
+
+
+class _NumpyState:
+    """NumPy's global state. It is asked for before each batch, and NumPy takes 30 µs to tell: so where the words that
+    it draws from are what they were, and no half of a pair of normal numbers is left, the last answer is given again.
+    """
+
+    def __init__(self) -> None:
+        self._words: bytes | None = None
+        self._state: Any = None
+
+    def __call__(self) -> Any:
+        words = self._read()
+        if words is None or words != self._words or self._state["has_gauss"]:
+            self._words, self._state = words, np.random.get_state(legacy=False)
+        return self._state
+
+    def _read(self) -> bytes | None:
+        """The generator's words and its place in them (https://numpy.org/doc/stable/reference/random/bit_generators);
+        None for another generator than NumPy begins with, or where NumPy does not show its own.
+        """
+        generator = getattr(np.random, "get_bit_generator", lambda: None)()
+        if type(generator) is not np.random.MT19937:
+            return None
+        return ctypes.string_at(generator.ctypes.state_address, _MT19937_BYTES)
+
+
+_MT19937_BYTES = 4 * (624 + 1)
+_numpy = _NumpyState()
 
 
 def of_used(state: Mapping[str, Any]) -> dict[str, Any]:
