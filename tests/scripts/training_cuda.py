@@ -1,6 +1,7 @@
 """A training on a CUDA device, killed where it is told to.
 
-Usage: training_cuda.py KIND STORE [EPOCH BATCH]: torch, overlapped, lightning or transformers. Prints the last digest.
+Usage: training_cuda.py KIND STORE [EPOCH BATCH]: torch, lightning or transformers, or one of them followed by
+"-overlapped". Prints the last digest.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 KIND, STORE, *KILL = sys.argv[1:]
+FRAMEWORK, _, OVERLAPPED = KIND.partition("-")
 SEED = int(os.environ["SEED"])
 EVERY = ["1 epoch", "3 steps"]
 EPOCHS = 3
@@ -66,7 +68,7 @@ def train_torch():
         "scaler": torch.amp.GradScaler("cuda", init_scale=2.0**30, growth_interval=3),
         "ema": torch.optim.swa_utils.AveragedModel(model),
     }
-    with CheckpointTracker(STORE, "run", every=EVERY, overlap=KIND == "overlapped", **objects) as tracker:
+    with CheckpointTracker(STORE, "run", every=EVERY, overlap=bool(OVERLAPPED), **objects) as tracker:
         for epoch in tracker.epochs(EPOCHS):
             for x, y in tracker.batches(loader()):
                 die_at(epoch, tracker.batch, tracker.run)
@@ -92,7 +94,7 @@ def train_lightning():
 
     from ckpt_tracker.integrations.lightning import CheckpointTracker
 
-    tracker = CheckpointTracker(STORE, "run", every=EVERY)
+    tracker = CheckpointTracker(STORE, "run", every=EVERY, overlap=bool(OVERLAPPED))
 
     class Module(lightning.LightningModule):
         def __init__(self):
@@ -137,7 +139,7 @@ def train_transformers():
         def __getitem__(self, index):
             return {"x": torch.full((8,), index / 40.0), "labels": index % 2}
 
-    tracker = CheckpointTracker(STORE, "run", every=EVERY)
+    tracker = CheckpointTracker(STORE, "run", every=EVERY, overlap=bool(OVERLAPPED))
     quiet = {"report_to": [], "save_strategy": "no", "logging_strategy": "no", "disable_tqdm": True}
     arguments = TrainingArguments(
         f"{STORE}-output", num_train_epochs=EPOCHS, per_device_train_batch_size=5, bf16=True, seed=7, **quiet
@@ -165,6 +167,6 @@ if __name__ == "__main__":
         forget_the_device()
     torch.use_deterministic_algorithms(True)
     random.seed(SEED), np.random.seed(SEED), torch.manual_seed(SEED)
-    train = {"lightning": train_lightning, "transformers": train_transformers}.get(KIND, train_torch)
+    train = {"torch": train_torch, "lightning": train_lightning, "transformers": train_transformers}[FRAMEWORK]
     tracker = train()
     print(tracker.run.last().digest)
