@@ -18,17 +18,18 @@ class FanFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._fans: set[str] = set()
+        self._fans: dict[str, Path] = {}
 
     def path(self, name: str) -> Path:
         """Where the file is. Raises Damaged for a name that is no hash: nothing else is ever used as a path."""
         if not OBJECT_NAME.fullmatch(name):
             raise Damaged(f"{name[:80]!r} is not the name of an object")
-        fan = self.folder / name[:2]
-        if name[:2] not in self._fans:
+        fan = self._fans.get(name[:2])
+        if fan is None:
+            fan = self.folder / name[:2]
             check_folder(fan)
             if fan.exists():
-                self._fans.add(name[:2])
+                self._fans[name[:2]] = fan
         return fan / name
 
     def size(self, name: str) -> int | None:
@@ -43,4 +44,16 @@ class FanFolder:
         """All files, in no order."""
         with contextlib.suppress(FileNotFoundError):
             for fan in sorted(each for each in self.folder.iterdir() if each.is_dir()):
-                yield from (each.name for each in fan.iterdir() if OBJECT_NAME.fullmatch(each.name))
+                yield from filter(OBJECT_NAME.fullmatch, os.listdir(fan))
+
+    def delete(self, name: str) -> int:
+        """Deletes a file, and returns the bytes it had; 0 where there is none, or what is no plain file."""
+        path = self.path(name)
+        try:
+            found = os.lstat(path)
+            if not stat.S_ISREG(found.st_mode):
+                return 0
+            os.unlink(path)
+        except FileNotFoundError:
+            return 0
+        return found.st_size

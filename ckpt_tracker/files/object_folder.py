@@ -148,15 +148,11 @@ class ObjectFolder:
             for each in self.with_bases([name]):
                 os.utime(self.file(each))
 
-    def delete(self, name: str) -> int:
-        """Deletes an object, and returns the bytes it had on the disk."""
-        freed = 0
-        for folder in (self.raw, self.encoded):
-            size = folder.size(name)
-            if size is not None:
-                folder.path(name).unlink(missing_ok=True)
-                freed += size
-        return freed
+    def delete(self, names: Iterable[str]) -> int:
+        """Deletes objects, folder by folder, and returns the bytes they had on the disk."""
+        folders = [self.raw, self.encoded] if self.encoded.exists else [self.raw]
+        # in no order each one changes other blocks of the file system than the one before
+        return sum(folder.delete(name) for name in sorted(names) for folder in folders)
 
     def read(
         self, entry: TensorEntry, *, ref: str, name: object, memory: Callable[[int], Bytes] | None = None

@@ -163,7 +163,7 @@ class Reclaimer:
                 path.unlink()
             for folder in {path.parent for path in old}:
                 sync_folder(folder)
-            freed = self._free(unneeded)
+            freed = self._delete(unneeded)
             for path in self._objects.left_over():
                 freed += path.stat().st_size
                 path.unlink()
@@ -210,10 +210,12 @@ class Reclaimer:
             live = self._live()
         except CkptTrackerError as error:
             raise Damaged(f"no space is freed: {error}") from error
-        unneeded = candidates - live
+        return self._delete(candidates - live)
+
+    def _delete(self, unneeded: set[str]) -> int:
         self._settle()
         resting = {name for name in unneeded if self._objects.rests(name)}
-        freed = sum(self._objects.delete(name) for name in unneeded - resting)
+        freed = self._objects.delete(unneeded - resting)
         # nobody adds to it while the sweep has the lock: evictions share that
         self._postponed = resting
         return freed

@@ -116,7 +116,7 @@ def test_a_missing_object_is_said_to_be_gone(store: Store) -> None:
     first, second = _saved(store, {"m": {"w": np.zeros(9)}}), _saved(store, {"m": {"w": np.ones(9)}})
     (found,) = differences(first, second)
     for name in store.objects.names():
-        store.objects.delete(name)
+        store.objects.delete([name])
     with pytest.raises(CheckpointGone, match=r"m\.w"):
         measured(found, first, second)
 
