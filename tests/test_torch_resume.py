@@ -79,6 +79,34 @@ def test_it_may_be_killed_at_any_batch(kill, trainings):
     assert agree(trainings.resumed(store, EVERYTHING), trainings.whole(EVERYTHING))
 
 
+OVERLAPPED = {
+    "EVERYTHING": (EVERYTHING, [2, 2]),
+    "two ranks": ({"ranks": 2, "every": ["2 steps", "1 epoch"]}, [1, 3]),
+}
+
+
+@pytest.mark.parametrize("name", OVERLAPPED)
+def test_overlapped_checkpoints_are_those_that_are_copied_at_once(name, trainings):
+    """Bit by bit; also those of a training that was killed and started again."""
+    case, kill = OVERLAPPED[name]
+    whole, overlapped = trainings.whole(case), {**case, "overlap": True}
+    store, _, _ = trainings.interrupted(overlapped, kill=kill)
+
+    told = trainings.resumed(store, overlapped)
+
+    assert trainings.whole(overlapped)["saved"] == whole["saved"]
+    assert told["done"][0] != [0, 0]
+    assert (agree(told, whole), told["said"]) == (True, [])
+
+
+def test_ranks_take_a_checkpoint_together_that_was_thrown_away(trainings):
+    """Weights were changed by hand while the first rank copied them: all save after the next step."""
+    told = trainings.whole({"ranks": 2, "overlap": True, "halve": [1, 0]})
+
+    assert [*told["saved"]] == ["0:6:1", "1:10:end", "2:15:end"]
+    assert ["was changed while it was being copied" in each for each in told["said"]] == [True]
+
+
 INTERRUPTED = {
     "SIGTERM at a batch": ({}, {"signal": [1, 2, "SIGTERM"]}, 143, "0:8:3"),
     "Ctrl-C at a batch": ({}, {"signal": [1, 2, "SIGINT"]}, 1, "0:8:3"),

@@ -140,6 +140,9 @@ class Loop:
     def happen(self, moment):
         """What is to befall the training at this moment."""
         at = [self.epoch, moment]
+        if self.case.get("halve") == at:
+            with torch.no_grad():
+                next(self.objects["model"].parameters()).mul_(0.5)
         if self.case.get("kill") == at:
             die(self.tracker)
         if self.case.get("signal", [])[:2] == at and rank() == self.case.get("signalled", rank()):

@@ -51,5 +51,6 @@ class Front:
         self._fit.complete_averages()
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
-        """There is no next epoch."""
+        """There is no next epoch, and averages may become the weights."""
         self._fit.turn(last=True)
+        self._fit.settle()
