@@ -48,7 +48,8 @@ SECTIONS = {
         "demo": "See a training killed and resumed, bit for bit",
     },
 }
-COMMANDS = tuple(name for commands in SECTIONS.values() for name in commands)
+_TOLD = {name: told for commands in SECTIONS.values() for name, told in commands.items()}
+COMMANDS = tuple(_TOLD)
 INTERRUPTED = 130
 _EPILOG = """\
 A REF is RUN, RUN@last, RUN@best, RUN@best:METRIC:min|max, RUN@v12,
@@ -91,6 +92,7 @@ class Commands(click.Group):
             return None
         name = cmd_name.replace("-", "_") + "_" * keyword.iskeyword(cmd_name)
         found: click.Command = getattr(importlib.import_module(f"ckpt_tracker.cli.{name}"), name)
+        found.short_help = _TOLD[cmd_name]  # zsh and fish show it beside the name
         return found
 
     def resolve_command(
