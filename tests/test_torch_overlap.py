@@ -152,6 +152,17 @@ def test_a_state_that_is_loaded_into_a_part_waits_for_the_copy(store):
     assert train(store, "overlapped", before=load, overlap=True) == at_once
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
+def test_a_model_with_scripted_parts_is_overlapped(store):
+    """They take no hooks."""
+    model = nn.Sequential(torch.jit.script(nn.Linear(WIDTH, WIDTH)), nn.BatchNorm1d(WIDTH))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with CheckpointTracker(store, "r", model=model, optimizer=optimizer, overlap=True) as tracker:
+        for _ in tracker.epochs(2):
+            step(model, optimizer)
+    assert len(store.find_run("r").checkpoints()) == 2
+
+
 def test_overlap_is_yes_or_no(store):
     """Nothing else is taken for it."""
     with pytest.raises(InvalidOption, match="overlap='yes': expected True or False"):

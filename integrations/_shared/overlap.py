@@ -25,9 +25,10 @@ class Overlap:
         for optimizer in self._optimizers:
             self._hooks.append(optimizer.register_step_pre_hook(stepping))
             self._hooks.append(optimizer.register_load_state_dict_pre_hook(changing))
-        # a state may be put into a part alone
+        # a state may be put into a part alone; scripted ones take no hooks
         for module in {id(each): each for model in self._models for each in model.modules()}.values():
-            self._hooks.append(module._register_load_state_dict_pre_hook(changing))
+            if not isinstance(module, torch.jit.ScriptModule):
+                self._hooks.append(module._register_load_state_dict_pre_hook(changing))
 
     def steady(self) -> frozenset[int]:
         """The addresses of what nothing is expected to change but a step; none where no optimizer steps."""
