@@ -61,21 +61,29 @@ def best(
     from ckpt_tracker.cli.documents import checkpoint_document, monitor_document
     from ckpt_tracker.cli.output import emit_json
 
-    if len(runs) != 1 and not across_runs:
-        raise InvalidOption("best is of one RUN, or with --across-runs of several")
     with open_store(store) as opened:
         terms = {"tie": tie, "min_delta": min_delta}
         if across_runs:
             monitor = _common(opened, runs, metric, mode)
             record = opened.best(monitor.metric, monitor.mode, runs=runs or None, **terms).record  # type: ignore[arg-type]
         else:
-            monitor = _monitor(opened, runs[0], metric, mode)
-            record = opened.find_run(runs[0]).best(monitor.metric, monitor.mode, **terms).record  # type: ignore[arg-type]
+            run = _only(opened, runs)
+            monitor = _monitor(opened, run, metric, mode)
+            record = opened.find_run(run).best(monitor.metric, monitor.mode, **terms).record  # type: ignore[arg-type]
         if as_json:
             emit_json({**checkpoint_document(record, best=True), "monitor": monitor_document(monitor)})
         else:
             chosen = {record.run: record.version}
             print_checkpoints([record], monitors={record.run: monitor}, best=chosen, by_ref=True)
+
+
+def _only(store: Store, runs: tuple[str, ...]) -> str:
+    """The run that is named; or the one that there is."""
+    names = runs or tuple(store.index.run_names())
+    if len(names) != 1:
+        known = ", ".join([*names[:10], *["…"] * (len(names) > 10)]) or "none"
+        raise InvalidOption(f"best is of one RUN, or with --across-runs of several; there are: {known}")
+    return names[0]
 
 
 def _common(store: Store, runs: tuple[str, ...], metric: str | None, mode: str | None) -> Monitor:

@@ -141,7 +141,9 @@ def _print_sum(report: _Report) -> None:
     if usage.unneeded_bytes:
         lines.append(("unneeded", f"{human.size(usage.unneeded_bytes)} of it: ckpt gc frees that"))
     if report.prunable_bytes:
-        how = f"ckpt prune --keep {shlex.quote(report.keep)}" if report.keep else "ckpt prune RUN --keep …"
+        keeps = {each.keep for each in report.pruning if each.decisions}
+        one = keeps.pop() if len(keeps) == 1 else None
+        how = f"ckpt prune --keep {shlex.quote(one)}" if one else "ckpt prune RUN --keep …"
         lines.append(("prune", f"{human.size(report.prunable_bytes)} would be freed: {how} shows how"))
     elif usage.object_bytes and report.keep is None:
         lines.append(("prune", 'nothing, by the runs\' own retentions; try ckpt du --keep "last:1 best:3"'))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -14,6 +16,7 @@ from ckpt_tracker.errors import InvalidOption
 
 if TYPE_CHECKING:
     from ckpt_tracker.records import Decision, Plan
+    from ckpt_tracker.store import Store
 
 
 @command(
@@ -24,9 +27,9 @@ if TYPE_CHECKING:
     ],
 )
 @click.argument("runs", type=RUN, metavar="[RUN]...", nargs=-1)
-@click.option("--keep", required=True, metavar="RETENTION", help="What to keep; see above.")
+@click.option("--keep", metavar="RETENTION", help="What to keep; see above.  [required]")
 @click.option("--yes", is_flag=True, help="Do it. Without this nothing is changed.")
-def prune(runs: tuple[str, ...], keep: str, yes: bool, store: str | None, as_json: bool) -> None:
+def prune(runs: tuple[str, ...], keep: str | None, yes: bool, store: str | None, as_json: bool) -> None:
     """Shows which checkpoints of each RUN (of all, where none is named) a retention keeps, and why.
 
     With --yes the others go to the trash, from where `ckpt undo` brings them back; a day later `ckpt gc` deletes them.
@@ -51,6 +54,8 @@ def prune(runs: tuple[str, ...], keep: str, yes: bool, store: str | None, as_jso
 
     with open_store(store) as opened:
         names = [opened.find_run(run).name for run in runs] or None
+        if keep is None:
+            raise InvalidOption(f"--keep says what to keep, such as {_suggestion(opened, names)}")
         plan = opened.plan(keep, runs=names)
         if plan.emptied:
             raise InvalidOption(f"{keep!r} would keep nothing of {', '.join(plan.emptied)}: keep one at least")
@@ -60,6 +65,17 @@ def prune(runs: tuple[str, ...], keep: str, yes: bool, store: str | None, as_jso
         emit_json({"applied": yes, **plan_document(plan)})
     else:
         _print(plan, applied=yes)
+
+
+def _suggestion(store: Store, names: Sequence[str] | None) -> str:
+    """What the runs were trained with; or what anybody might want."""
+    from ckpt_tracker.cli.kept import own_retention
+
+    runs = [run for run in store.index.runs() if names is None or run.name in names]
+    own = dict.fromkeys(filter(None, map(own_retention, runs)))
+    if not own:
+        return '--keep "last:2 best:3"'
+    return f"{' or '.join(f'--keep {shlex.quote(each)}' for each in [*own][:3])}, as in training"
 
 
 def _print(plan: Plan, *, applied: bool) -> None:

@@ -42,7 +42,9 @@ def why(ref: str, keep: str | None, store: str | None, as_json: bool) -> None:
     reasons = human.printable(", ".join(decision.reasons))
     marked = decision.keep and not decision.weights_only
     state = "is kept" if marked else "is kept with its weights only" if decision.keep else "is not kept"
-    click.echo(f"{decision.checkpoint.ref} {state}{': ' if reasons else ''}{reasons} (by {human.printable(policy)})")
+    until = "" if decision.keep or keep else "; it goes when the run saves again, or by ckpt prune"
+    told = f"{state}{': ' if reasons else ''}{reasons} (by {human.printable(policy)}){until}"
+    click.echo(f"{decision.checkpoint.ref} {told}")
 
 
 def _find(store: Store, ref: str) -> tuple[str, int]:

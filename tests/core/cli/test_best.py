@@ -45,8 +45,16 @@ def test_best_shows_the_checkpoint_with_its_run(ckpt, mnist):
     assert result.stdout.splitlines()[1].split()[0] == "gan@v1"
 
 
+def test_the_only_run_need_not_be_named(ckpt, path):
+    """There is no other that could be meant."""
+    with Store(path) as store:
+        store.run("r").save({"model": {}}, metrics={"loss": 0.5})
+    result = ckpt("--store", path, "best", "--metric", "loss", "--mode", "min")
+    assert result.stdout.splitlines()[1].split()[0] == "r@v1"
+
+
 REFUSED = {
-    "no run": ((), 2, "best is of one RUN, or with --across-runs of several"),
+    "no run": ((), 2, "best is of one RUN, or with --across-runs of several; there are: mnist, gan"),
     "two runs": (("mnist", "gan"), 2, "best is of one RUN, or with --across-runs of several"),
     "no mode": (("mnist", "--metric", "acc*2"), 2, "--metric acc*2 needs --mode min"),
     "no mode across": (("--across-runs", "--metric", "acc"), 2, "needs mode='min'"),

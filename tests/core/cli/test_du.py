@@ -66,6 +66,15 @@ def test_people_are_told_what_to_do(ckpt, shared):
     assert lines[9] == "prune    400 kB would be freed: ckpt prune --keep last:1 shows how"
 
 
+def test_the_retention_that_all_runs_have_is_named(ckpt, shared):
+    """So that the command that is shown can be run as it is."""
+    with Store(shared) as store:
+        for run in ("a", "b"):
+            store.record_event(run, "start", keep="last:1")
+    lines = ckpt("du", "--store", shared).stdout.splitlines()
+    assert lines[9] == "prune    400 kB would be freed: ckpt prune --keep last:1 shows how"
+
+
 def test_a_manifest_that_cannot_be_read_is_named(ckpt, shared, caplog):
     """The rest is counted."""
     manifest = shared / "runs/a/manifests/000001.json"

@@ -102,6 +102,19 @@ def test_a_retention_that_cannot_be_meant_changes_nothing(ckpt, mnist, arguments
     assert (versions(mnist), versions(mnist, "gan")) == ([1, 2, 3], [1])
 
 
+@pytest.mark.parametrize(
+    ("runs", "said"),
+    [
+        ([], "--keep says what to keep, such as --keep last:10, as in training"),
+        (["gan"], '--keep says what to keep, such as --keep "last:2 best:3"'),
+    ],
+)
+def test_without_a_retention_one_is_proposed(ckpt, mnist, runs, said):
+    """The one that the runs were trained with, where there is one: exit code 2."""
+    result = ckpt("prune", *runs, "--store", mnist)
+    assert (result.exit_code, result.stdout, result.stderr) == (2, "", f"ckpt: {said}\n")
+
+
 def test_a_run_that_is_not_there_names_the_nearest(ckpt, mnist):
     """Exit code 3."""
     result = ckpt("prune", "mnits", "--keep", "last:1", "--store", mnist)
@@ -130,6 +143,14 @@ WHY = {
 def test_why_is_by_the_runs_own_retention(ckpt, mnist, ref, expected):
     """The one that its training had."""
     assert lines(ckpt("why", ref, "--store", mnist)) == [expected]
+
+
+def test_what_is_not_kept_is_said_to_go(ckpt, mnist):
+    """It is there still, and somebody may want to pin it."""
+    with Store(mnist) as store:
+        store.record_event("mnist", "start", keep="last:1")
+    expected = "mnist@v2 is not kept (by last:1); it goes when the run saves again, or by ckpt prune"
+    assert lines(ckpt("why", "mnist@v2", "--store", mnist)) == [expected]
 
 
 def test_why_takes_another_retention(ckpt, mnist):
