@@ -134,7 +134,9 @@ def _print_sum(report: _Report) -> None:
 
     usage = report.usage
     logical = sum(each.nbytes for each in usage.runs)
-    times = f", {logical / usage.object_bytes:.1f} times that without sharing" if usage.object_bytes else ""
+    needed = usage.object_bytes - usage.trash_bytes - usage.unneeded_bytes
+    part = "" if needed == usage.object_bytes else f" the {human.size(needed)} that checkpoints need would be"
+    times = f",{part} {logical / needed:.1f} times that without sharing" if needed > 0 else ""
     lines = [("on disk", f"{human.size(usage.object_bytes)} in all{times}")]
     if usage.trash_bytes:
         lines.append(("trash", f"{human.size(usage.trash_bytes)} of it: ckpt trash --empty frees that"))

@@ -50,6 +50,9 @@ def _nearby(wanted: str) -> str:
     from ckpt_tracker.cli.human import path
     from ckpt_tracker.selection import nearest
 
+    for folder in (Path.cwd(), *Path.cwd().parents):
+        if (folder / "store.json").is_file():
+            return f"; the current folder is in one: --store {os.path.relpath(folder)}"
     folders = {each.absolute() for root in (Path(wanted).parent, Path.cwd()) for each in _folders(root)}
     return nearest(wanted, sorted(path(each) for each in folders if (each / "store.json").is_file()))
 

@@ -60,15 +60,16 @@ def _find(store: Store, ref: str) -> tuple[str, int]:
         took = [entry for entry in store.find_run(wanted.run).history() if wanted.number in entry.versions]
         if not took or took[-1].event not in ("evicted", "removed"):
             raise
-        raise CheckpointNotFound(f"{ref} is gone: {_end(took[-1])}") from error
+        there = f"{wanted.run}@v{wanted.number}" in {each.checkpoint.ref for each in store.trash()}
+        back = f"; ckpt undo {ref} brings it back" if there else ""
+        raise CheckpointNotFound(f"{ref} is gone: {_end(took[-1])}{back}") from error
     return found.run, found.version
 
 
 def _end(entry: Entry) -> str:
     by = f" by {entry.by}" if entry.by else ""
     keep = f"; {entry.details['keep']} did not keep it" if entry.details.get("keep") else ""
-    back = "" if entry.event == "evicted" else "; ckpt undo may bring it back"
-    return f"{entry.event} {human.age(entry.at, now=datetime.now(timezone.utc))}{by}{keep}{back}"
+    return f"{entry.event} {human.age(entry.at, now=datetime.now(timezone.utc))}{by}{keep}"
 
 
 def _decision(store: Store, run: RunRecord, version: int, keep: str | None) -> tuple[Decision, str]:

@@ -66,6 +66,13 @@ def test_people_are_told_what_to_do(ckpt, shared):
     assert lines[9] == "prune    400 kB would be freed: ckpt prune --keep last:1 shows how"
 
 
+def test_what_lies_in_the_trash_is_no_loss_of_sharing(ckpt, shared):
+    """Its bytes are on the disk, and no checkpoint needs them."""
+    ckpt("prune", "--keep", "last:1", "--yes", "--store", shared)
+    lines = ckpt("du", "--store", shared).stdout.splitlines()
+    assert "on disk  700 kB in all, the 300 kB that checkpoints need would be 1.3 times that without sharing" in lines
+
+
 def test_the_retention_that_all_runs_have_is_named(ckpt, shared):
     """So that the command that is shown can be run as it is."""
     with Store(shared) as store:

@@ -20,6 +20,14 @@ def test_a_missing_store_names_the_nearest(ckpt, mnist):
     )
 
 
+def test_inside_a_store_that_store_is_meant(ckpt, mnist, monkeypatch):
+    """Somebody went there to look at its files."""
+    monkeypatch.chdir(mnist / "runs")
+    result = ckpt("ls")
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert result.stderr.endswith("; the current folder is in one: --store ..\n")
+
+
 def test_a_missing_run_names_the_nearest(ckpt, mnist):
     """A run that is not there is exit code 3."""
     result = ckpt("ls", "mnits", "--store", mnist)

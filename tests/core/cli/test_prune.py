@@ -170,7 +170,10 @@ def test_why_of_what_is_gone_tells_what_took_it(ckpt, mnist):
     result = ckpt("why", "mnist@v2", "--store", mnist)
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr.startswith("ckpt: mnist@v2 is gone: removed ")
-    assert result.stderr.endswith(" by ckpt prune; last:1 did not keep it; ckpt undo may bring it back\n")
+    assert result.stderr.endswith(" by ckpt prune; last:1 did not keep it; ckpt undo mnist@v2 brings it back\n")
+    ckpt("trash", "--empty", "--store", mnist)
+    result = ckpt("why", "mnist@v2", "--store", mnist)
+    assert result.stderr.endswith(" by ckpt prune; last:1 did not keep it\n")
     with Store(mnist) as store:
         store.evict(store.plan("best:1:acc:min"))
     result = ckpt("why", "mnist@v3", "--store", mnist)
