@@ -2,7 +2,7 @@
 
 Nobody but the training knows when that is: it waits first. That nothing changed before is checked as well, by a glance
 at each tensor before and after: around its own copy, as a change may be taken back later, and at the end, as a change
-that has only just begun is not seen.
+that has only just begun is not seen. A glance sees what torch counts, and what is as large as a fair part of a tensor.
 """
 
 from __future__ import annotations
