@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from scripts.transformers_training import Rows, arguments, digests, make_trainer, new, seeded
 
 from ckpt_tracker.errors import RunBusy
+from ckpt_tracker.integrations._transformers.fit import Resume
+from ckpt_tracker.integrations._transformers.folder import Folder
 from ckpt_tracker.integrations.transformers import CheckpointTracker
 
 torch.set_num_threads(1)
@@ -294,6 +296,20 @@ def test_the_temporary_folder_is_gone_once_it_is_read(store, tmp_path, monkeypat
 
     make_trainer(tmp_path, new(store), Look(), num_train_epochs=2).train()
     assert seen == [[]] * 5
+
+
+def test_the_weights_of_the_checkpoint_are_not_kept_either(store, tmp_path):
+    """Once the model has them."""
+    make_trainer(tmp_path, new(store), num_train_epochs=1).train()
+    seen = []
+
+    class Look(transformers.TrainerCallback):
+        def on_step_end(self, args, state, control, **_):
+            given = [each for each in gc.get_objects() if type(each) in (Resume, Folder)]
+            seen.append([list(each.large) for each in given])
+
+    make_trainer(tmp_path, new(store), Look(), num_train_epochs=2).train()
+    assert seen == [[[]]] * 5
 
 
 class Listing(transformers.Trainer):

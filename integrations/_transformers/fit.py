@@ -7,7 +7,7 @@ when the data of the next step are asked for, when the next epoch begins, or whe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from numbers import Number
 from typing import Any
 
@@ -28,8 +28,8 @@ class Resume:
     rest: Mapping[str, Any]
     skip: bool = False
     """Nothing is to be trained."""
-    large: Mapping[str, Any] = field(default_factory=dict)
-    """What is not in the folder, to save the writing of it: model, optimizer and scheduler."""
+    large: dict[str, Any] = field(default_factory=dict)
+    """What is not in the folder, to save the writing of it: model, optimizer and scheduler. Taken out as it is used."""
 
     @property
     def inside(self) -> bool:
@@ -65,7 +65,7 @@ class Fit:
         given = self._given
         if given is None or path != given.path or "model" not in given.large:
             return False
-        states.put_model(self._trainer, given.large["model"])
+        states.put_model(self._trainer, given.large.pop("model"))
         return True
 
     def begin(self) -> None:
@@ -165,7 +165,7 @@ class Fit:
         trainer, loop = self._trainer, resume.rest["loop"]
         if resume.large:
             states.put_optimizer(trainer, resume.large)
-            self._given = replace(resume, large={})
+            resume.large.clear()
         if resume.skip:
             inner.put_step(trainer, loop["trainer"]["global_step"])
         else:
