@@ -68,9 +68,10 @@ def number(value: float | None) -> str:
 
 def numbers(values: Sequence[float | None]) -> list[str]:
     """The same of many: where none is missing, one format for all of them takes two thirds of the time."""
-    if not values or None in values:
+    try:
+        return ("%.4g\n" * len(values) % tuple(values)).splitlines()
+    except TypeError:
         return list(map(number, values))
-    return ("%.4g\n" * len(values) % tuple(values)).splitlines()
 
 
 def optional(value: object) -> str:

@@ -18,7 +18,7 @@ from ckpt_tracker.records import CheckpointRecord, Evaluation, Monitor, Parent, 
 Row = dict[str, Any]
 RECORD_COLUMNS = (
     "run, version, epoch, step, created_at, digest, nbytes, stored_bytes, kind, reason, stall_seconds, write_seconds, "
-    "full_digest, metrics, sections, parents, context, nonfinite"
+    "full_digest, metrics, sections, nullif(parents, '[]'), nullif(context, '{}'), nullif(nonfinite, '{}')"
 )
 """What `checkpoint_from_row` needs, in this order."""
 _SHORT = 10_000
@@ -146,14 +146,14 @@ def checkpoint_from_row(row: tuple[Any, ...]) -> CheckpointRecord:
             "sections": _sections(sections),
             "kind": kind,
             "reason": reason,
-            "parents": () if parents == "[]" else tuple(Parent(*each) for each in parsed(parents)),
+            "parents": () if parents is None else tuple(Parent(*each) for each in parsed(parents)),
             "stall_seconds": stall,
             "write_seconds": write,
-            "context": {} if context == "{}" else parsed(context),
+            "context": {} if context is None else parsed(context),
             "tags": (),
             "pinned": False,
             "full_digest": full_digest,
-            "nonfinite": {} if nonfinite == "{}" else parsed(nonfinite),
+            "nonfinite": {} if nonfinite is None else parsed(nonfinite),
             "evaluations": (),
         }
     )
