@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
-
 from ckpt_tracker.integrations._shared.gradients import parameters
 
 
@@ -18,6 +16,8 @@ class Overlap:
     """Has a training wait, by `settle`, where it changes what may be copied while it computes."""
 
     def __init__(self, settle: Callable[[], None], *, models: Iterable[Any], optimizers: Iterable[Any]) -> None:
+        import torch
+
         self._models = list(models)
         self._optimizers = list(optimizers)
         changing, stepping = _Changing(settle), _Stepping(settle)
@@ -32,6 +32,8 @@ class Overlap:
 
     def steady(self) -> frozenset[int]:
         """The addresses of what nothing is expected to change but a step; none where no optimizer steps."""
+        import torch
+
         if not self._optimizers:
             return frozenset()
         tensors = [each for model in self._models for each in model.parameters()]
