@@ -113,8 +113,9 @@ def table_lines(
     lines = _for_terminal(shown, width=terminal_width())
     missing = [each.column.header for each in filled if each not in shown]
     if coloured():
-        styles = [{"bold": True}, *({"fg": "green"} if chosen(row) else {} for row in rows)]
-        lines = [click.style(line, **style) if style else line for line, style in zip(lines, styles, strict=True)]  # type: ignore[arg-type]
+        lines[0] = click.style(lines[0], bold=True)
+        for number in [number for number, row in enumerate(rows, start=1) if chosen(row)]:
+            lines[number] = click.style(lines[number], fg="green")
     if missing:
         note = f"left out for want of room: {', '.join(missing)} (--json has all)"
         lines.append(click.style(note, dim=True) if coloured() else note)
