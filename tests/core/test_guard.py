@@ -69,7 +69,7 @@ def test_a_package_that_only_one_of_the_two_had_imported_is_no_change(
     monkeypatch.setitem(sys.modules, "jax", sys)
     train(path)
     assert "changes" not in caplog.text
-    monkeypatch.setattr("importlib.metadata.version", lambda name: "99.0")
+    monkeypatch.setattr("ckpt_tracker.environment._version", lambda name: "99.0")  # a process looks them up once
     train(path)
     assert "environment.packages.numpy: " in caplog.text
     assert "before, 99.0 now" in caplog.text
