@@ -22,6 +22,10 @@ CASES = {
         },
         [2, 0],
     ),
+    "generators, before the first validation": (
+        {"generator": True, "workers": 2, "trainer": {"check_val_every_n_epoch": 2, "num_sanity_val_steps": 0}},
+        [1, 0],
+    ),
     "max_steps": ({"scheduler": "plateau", "trainer": {"max_epochs": -1, "max_steps": 16}}, [2, 1]),
     "inside an epoch, validating there, plateau": (
         {**WITHIN, "scheduler": "plateau", "trainer": {"val_check_interval": 2}},

@@ -218,7 +218,7 @@ class Fit:
         mine = {
             **(moment.random or self._random.capture()),
             "order": self._position.capture(inside=moment.inside),
-            "validation": _generators.capture(generators_of(trainer.val_dataloaders)),
+            "validation": _generators.capture(generators_of(inner.validation_loaders(trainer))),
             "torchmetrics": metrics.metric_states(trainer.lightning_module),
             "averages": metrics.averages(trainer) if moment.inside else {},
             "gradients": self._gradients.capture(),

@@ -114,6 +114,12 @@ def watch_loader(trainer: Any, watch: Callable[[Any], None]) -> Callable[[], Non
     return undo
 
 
+def validation_loaders(trainer: Any) -> Any:
+    """Those that Lightning has asked for, or will: what `fit` was given. A method that makes some is not called."""
+    source = trainer.fit_loop.epoch_loop.val_loop._data_source
+    return trainer.val_dataloaders or (None if source.is_module() else source.instance)
+
+
 def load_validation(trainer: Any) -> None:
     """Lets Lightning ask for the validation dataloaders, where it has not needed them yet."""
     if trainer.val_dataloaders is None:
