@@ -29,6 +29,7 @@ KILLED = {
     "at an epoch's end": ({"average": "ema"}, [1, 3]),
     "inside an epoch": (INSIDE, [1, 5]),
     "inside an epoch, with a seedable sampler": ({"seedable": True, **INSIDE}, [1, 5]),
+    "with a seedable sampler, killed as an epoch begins": ({"seedable": True, **INSIDE}, [1, 0]),
     "two workers": ({"workers": 2}, [1, 3]),
     "two workers, inside": ({"workers": 2, **INSIDE}, [1, 5]),
     "accumulation": ({"accumulate": 3}, [1, 3]),

@@ -23,6 +23,8 @@ _OBJECTS = 5000
 _PLAIN = (str, bytes, bytearray, int, float, complex, type(None), type, types.ModuleType, np.ndarray, np.generic)
 # an iterator of a DataLoader leads to its queues and processes
 _PASSED_OVER = ("_iterator",)
+# Accelerate's sampler makes its own when it is first iterated, and seeds it each time: nothing depends on its state
+_SEEDED_EACH_TIME = "SeedableRandomSampler"
 
 States = dict[str, Any]
 
@@ -113,7 +115,8 @@ def _parts(value: Any) -> Iterable[tuple[str, Any]]:
         return [("()", value.__self__)]
     if isinstance(value, types.FunctionType):
         return _closed_over(value)
-    return [(f".{name}", each) for name, each in _attributes(value) if name not in _PASSED_OVER]
+    without = ("generator",) if type(value).__name__ == _SEEDED_EACH_TIME else _PASSED_OVER
+    return [(f".{name}", each) for name, each in _attributes(value) if name not in without]
 
 
 def _attributes(value: Any) -> list[tuple[str, Any]]:
