@@ -169,7 +169,12 @@ class DcpAsync(Peer):
         wait: Wait = getattr(saving, "upload_completion", saving).result
         staged = getattr(saving, "staging_completion", None)
         if staged is not None:
-            hook = self.training.optimizer.register_step_pre_hook(lambda *_: (staged.result(), hook.remove()))
+
+            def settle(*_: object) -> None:
+                staged.result()
+                hook.remove()
+
+            hook = self.training.optimizer.register_step_pre_hook(settle)
         return wait
 
 

@@ -143,3 +143,12 @@ def test_make_targets_named_in_the_readme_exist():
 
     assert named == {"demo", "test"}
     assert all(f"\n{name}:" in makefile for name in named)
+
+
+def test_what_it_costs_is_what_was_measured():
+    """Each line of figures is one of the results that `make bench` wrote."""
+    section = README.read_text().partition("## What it costs")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")]
+    results = (README.parent / "benchmarks" / "RESULTS.md").read_text().splitlines()
+    assert len(lines) > 5
+    assert [line for line in lines if line not in results] == []
