@@ -9,7 +9,7 @@ import pytest
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState, PartialState
 from accelerate.utils import DistributedType
-from trainings import Trainings, agree
+from trainings import Trainings, agree, check_overlapped
 
 from ckpt_tracker import Store
 from ckpt_tracker.errors import InvalidOption, StateMismatch
@@ -71,14 +71,7 @@ OVERLAPPED = {
 def test_overlapped_checkpoints_are_those_that_are_copied_at_once(name, trainings):
     """Bit by bit; also those of a training that was killed and started again."""
     case, kill = OVERLAPPED[name]
-    whole, overlapped = trainings.whole(case), {**case, "overlap": True}
-    store, _, _ = trainings.interrupted(overlapped, kill=kill)
-
-    told = trainings.resumed(store, overlapped)
-
-    assert trainings.whole(overlapped)["saved"] == whole["saved"]
-    assert told["done"][0] != [0, 0]
-    assert (agree(told, whole), told["said"]) == (True, [])
+    check_overlapped(trainings, case, kill=kill)
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

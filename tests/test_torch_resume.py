@@ -12,7 +12,7 @@ import sys
 
 import pytest
 import torch
-from trainings import Trainings, agree
+from trainings import Trainings, agree, check_overlapped
 
 from ckpt_tracker.integrations._shared import random as _random
 
@@ -89,14 +89,7 @@ OVERLAPPED = {
 def test_overlapped_checkpoints_are_those_that_are_copied_at_once(name, trainings):
     """Bit by bit; also those of a training that was killed and started again."""
     case, kill = OVERLAPPED[name]
-    whole, overlapped = trainings.whole(case), {**case, "overlap": True}
-    store, _, _ = trainings.interrupted(overlapped, kill=kill)
-
-    told = trainings.resumed(store, overlapped)
-
-    assert trainings.whole(overlapped)["saved"] == whole["saved"]
-    assert told["done"][0] != [0, 0]
-    assert (agree(told, whole), told["said"]) == (True, [])
+    check_overlapped(trainings, case, kill=kill)
 
 
 def test_ranks_take_a_checkpoint_together_that_was_thrown_away(trainings):

@@ -68,3 +68,15 @@ def agree(resumed, whole):
     common = {name: digest for name, digest in resumed["saved"].items() if name in whole["saved"]}
     last = next(reversed(whole["saved"]))
     return last in common and common == {name: whole["saved"][name] for name in common}
+
+
+def check_overlapped(trainings, case, *, kill):
+    """With `overlap` its checkpoints are those that are copied at once, also after a kill, and nothing is said."""
+    whole, overlapped = trainings.whole(case), {**case, "overlap": True}
+    store, _, _ = trainings.interrupted(overlapped, kill=kill)
+
+    told = trainings.resumed(store, overlapped)
+
+    assert trainings.whole(overlapped)["saved"] == whole["saved"]
+    assert told["done"][0] != [0, 0]
+    assert (agree(told, whole), told["said"]) == (True, [])

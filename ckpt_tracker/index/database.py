@@ -210,6 +210,7 @@ class Index(IndexFile):
             records = self._mending(lambda connection: list(map(checkpoint_from_row, plain(connection, sql, values))))
             tags, pinned = marks(self._of({each.run for each in records}, "_runs", "name"))
             evaluations: dict[Key, list[Evaluation]] = {}
+            # as many as tell `_of` whether they are many
             keys = [(each.run, each.version) for each in records[: _MANY + 1]]
             for row in self._of(keys, "_evaluations", "run", "version"):
                 evaluations.setdefault((row["run"], row["version"]), []).append(evaluation_from_row(row))

@@ -158,8 +158,8 @@ class Fit:
             self._overlap.release()
         trainer, tracker = self._trainer, self._tracker
         if tracker.options.overlap and trainer.is_world_process_zero():
-            optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-            self._overlap = Overlap(tracker.settle, models=[trainer.model], optimizers=[optimizer])
+            optimizers = [inner.optimizer(trainer)]
+            self._overlap = Overlap(tracker.settle, models=[trainer.model], optimizers=optimizers)
 
     def _begin_resumed(self, resume: Resume) -> None:
         trainer, loop = self._trainer, resume.rest["loop"]

@@ -43,8 +43,7 @@ def put_model(trainer: Any, saved: Mapping[str, Any]) -> None:
 
 def put_optimizer(trainer: Any, saved: Mapping[str, Any]) -> None:
     """Puts optimizer and scheduler of `large` back. Raises StateMismatch."""
-    optimizer = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-    _stateful.put(optimizer, saved["optimizer"], name="optimizer")
+    _stateful.put(inner.optimizer(trainer), saved["optimizer"], name="optimizer")
     _stateful.put(trainer.lr_scheduler, saved["scheduler"], name="scheduler")
 
 

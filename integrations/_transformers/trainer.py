@@ -118,6 +118,11 @@ def require_whole_checkpoints(trainer: Any) -> None:
             )
 
 
+def optimizer(trainer: Any) -> Any:
+    """torch's own, without what Accelerate has wrapped it in."""
+    return getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+
+
 def scaler(trainer: Any) -> Any:
     """The gradient scaler of fp16, or None."""
     return getattr(trainer.accelerator, "scaler", None)
