@@ -79,10 +79,11 @@ def best(
 
 def _only(store: Store, runs: tuple[str, ...]) -> str:
     """The run that is named; or the one that there is."""
-    names = runs or tuple(store.index.run_names())
+    known = tuple(store.index.run_names())
+    names = runs or known
     if len(names) != 1:
-        known = ", ".join([*names[:10], *["…"] * (len(names) > 10)]) or "none"
-        raise InvalidOption(f"best is of one RUN, or with --across-runs of several; there are: {known}")
+        some = ", ".join([*known[:10], *["…"] * (len(known) > 10)]) or "none"
+        raise InvalidOption(f"best is of one RUN, or with --across-runs of several; there are: {some}")
     return names[0]
 
 

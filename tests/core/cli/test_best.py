@@ -56,6 +56,7 @@ def test_the_only_run_need_not_be_named(ckpt, path):
 REFUSED = {
     "no run": ((), 2, "best is of one RUN, or with --across-runs of several; there are: mnist, gan"),
     "two runs": (("mnist", "gan"), 2, "best is of one RUN, or with --across-runs of several"),
+    "a metric for a run": (("mnist", "acc"), 2, "several; there are: mnist, gan"),
     "no mode": (("mnist", "--metric", "acc*2"), 2, "--metric acc*2 needs --mode min"),
     "no mode across": (("--across-runs", "--metric", "acc"), 2, "needs mode='min'"),
     "no common monitor": (("gan", "--across-runs"), 2, "do not monitor one and the same metric (gan: none)"),
