@@ -15,7 +15,8 @@ from ckpt_tracker.cli.schemas import SCHEMAS
 
 AS_IN_A_TERMINAL = """
 import os, signal, sys
-signal.signal(signal.SIGINT, signal.SIG_DFL)
+for ending in (signal.SIGINT, signal.SIGHUP):
+    signal.signal(ending, signal.SIG_DFL)
 os.execv(sys.argv[1], sys.argv[1:])
 """
 SCRIPT = Path(__file__).parents[2] / "scripts" / "resuming_numpy.py"
@@ -171,7 +172,7 @@ def test_a_trial_that_is_ended_leaves_nothing_behind(name, status, tmp_path):
     """The script dies with it, and the temporary stores are gone."""
     command = [sys.executable, "-m", "ckpt_tracker", "verify-resume", "--", sys.executable, "-c", SIGNALLING, name]
     done = subprocess.run(
-        # a shell that starts it in the background would have it ignore Ctrl-C
+        # a shell that starts it in the background would have it ignore Ctrl-C, and nohup SIGHUP
         [sys.executable, "-c", AS_IN_A_TERMINAL, *command],
         env={**os.environ, "TMPDIR": str(tmp_path)},
         capture_output=True,
