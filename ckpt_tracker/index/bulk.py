@@ -1,4 +1,4 @@
-"""Checkpoints into the index: one after each save, many at once while catching up.
+"""Rows into the index and out of it: a run's when it starts, one checkpoint's after each save, many while catching up.
 
 It uses sqlite3 itself. Whoever looks has to catch up where a training was killed between manifest and index, and
 importing sqlite-utils takes some hundred times longer than that. With its `insert_all` a row takes four times as long
@@ -42,6 +42,14 @@ def change(connection: sqlite3.Connection, *, removed: Sequence[Key], changed: S
         _put(connection, changed)
         for record in changed:
             later.rank(connection.execute, record.run, record.version)
+
+
+def remove_run(connection: sqlite3.Connection, run: str) -> None:
+    """One transaction: all that there is of a run."""
+    with immediate(connection):
+        connection.execute("DELETE FROM _runs WHERE name = ?", (run,))
+        for table in ("_checkpoints", "_metrics", "_evaluations", "_sources"):
+            connection.execute(f"DELETE FROM {table} WHERE run = ?", (run,))
 
 
 def _put(connection: sqlite3.Connection, records: Sequence[CheckpointRecord]) -> None:

@@ -23,7 +23,6 @@ from ckpt_tracker.disk.filesystem import unused_name
 from ckpt_tracker.errors import CkptTrackerError, StoreFull
 
 if TYPE_CHECKING:
-    from sqlite_utils import Database
     from typing_extensions import Self
 
 _log = logging.getLogger("ckpt_tracker")
@@ -101,15 +100,6 @@ class IndexFile:
                 connection.execute(f"PRAGMA busy_timeout = {1000 * _BUSY_SECONDS:.0f}")
 
         self._mending(change)
-
-    def _write(self, change: Callable[[Database], object]) -> None:
-        from sqlite_utils import Database
-
-        def transact(connection: sqlite3.Connection) -> None:
-            with immediate(connection):
-                change(Database(connection, execute_plugins=False))
-
-        self._mending(transact)
 
     def _mending(self, ask: Callable[[sqlite3.Connection], _Answer]) -> _Answer:
         """Asks; where the index turns out damaged it is rebuilt, that is said, and it is asked once more.

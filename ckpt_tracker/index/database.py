@@ -1,17 +1,17 @@
 """The index: SQLite over all manifests, to answer "which was best" at once. A cache: it can be rebuilt at any time.
 
-Each question is one step into a covering index, however many checkpoints there are. Reading, and putting checkpoints
-in, uses sqlite3 itself, because importing sqlite-utils takes longer than most questions; schema and all other writes
-are sqlite-utils'.
+Each question is one step into a covering index, however many checkpoints there are. The schema and its migrations are
+sqlite-utils'; rows are read and written by sqlite3 itself, because importing sqlite-utils takes longer than most of
+what is done to an index that is there.
 """
 
 from __future__ import annotations
 
 import sqlite3
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ckpt_tracker.index import bulk, later
+from ckpt_tracker.index import bulk
 from ckpt_tracker.index.connection import IndexFile, plain
 from ckpt_tracker.index.rows import (
     CHECKPOINT_COLUMNS,
@@ -20,18 +20,13 @@ from ckpt_tracker.index.rows import (
     Key,
     checkpoint_from_row,
     evaluation_from_row,
-    evaluation_row,
     image_of,
     marked,
     marks,
     moment,
     run_from_row,
-    run_row,
 )
 from ckpt_tracker.records import CheckpointRecord, Evaluation, Monitor, RunRecord
-
-if TYPE_CHECKING:
-    from sqlite_utils import Database
 
 _MANY = 400
 _BY_RUN = "ORDER BY run, version"
@@ -51,15 +46,7 @@ class Index(IndexFile):
 
     def put_run(self, run: RunRecord) -> None:
         """Adds or updates a run, with all that was measured of its checkpoints later, in one transaction."""
-
-        def put(db: Database) -> None:
-            later.forget(db.execute, run.name)
-            db.table("_runs").insert(run_row(run), replace=True)
-            db.table("_evaluations").delete_where("run = ?", [run.name])
-            db.table("_evaluations").insert_all(evaluation_row(run.name, each) for each in run.evaluations)
-            later.rank(db.execute, run.name)
-
-        self._write(put)
+        self.catch_up(run, removed=(), added=())
 
     def put(self, records: Iterable[CheckpointRecord]) -> None:
         """Adds or updates checkpoints, in one transaction."""
@@ -76,19 +63,13 @@ class Index(IndexFile):
 
     def remove_run(self, run: str) -> None:
         """Forgets a run and its checkpoints."""
-
-        def forget(db: Database) -> None:
-            db.table("_runs").delete_where("name = ?", [run])
-            for table in ("_checkpoints", "_metrics", "_evaluations", "_sources"):
-                db.table(table).delete_where("run = ?", [run])
-
-        self._write(forget)
+        self._mending(lambda connection: bulk.remove_run(connection, run))
 
     # -- catching up -----------------------------------------------------------------------------------------
 
     def sources(self) -> dict[str, str]:
         """What the files of each run looked like when the index was brought up to them, where that is known."""
-        return dict(map(tuple, self._read("SELECT run, seen FROM _sources")))
+        return dict(self._typed((str, str), "SELECT run, seen FROM _sources"))
 
     def catch_up(self, run: RunRecord, *, removed: Iterable[int], added: Iterable[CheckpointRecord]) -> None:
         """Makes the index say of a run what its files say, in one transaction; `added` is not held in memory."""
@@ -111,7 +92,7 @@ class Index(IndexFile):
 
     def run_names(self) -> list[str]:
         """The names of all runs, oldest first."""
-        return [row[0] for row in self._read("SELECT name FROM _runs ORDER BY created_at, name")]
+        return [name for (name,) in self._typed((str,), "SELECT name FROM _runs ORDER BY created_at, name")]
 
     def has_run(self, name: str) -> bool:
         """There is a run of that name."""
@@ -119,16 +100,17 @@ class Index(IndexFile):
 
     def monitor(self, run: str) -> Monitor | None:
         """What says which checkpoint of a run is best."""
-        rows = self._read("SELECT monitor, mode FROM _runs WHERE name = ? AND monitor IS NOT NULL", run)
+        sql = "SELECT monitor, mode FROM _runs WHERE name = ? AND monitor IS NOT NULL"
+        rows = self._typed((str, str), sql, run)
         return Monitor(*rows[0]) if rows else None
 
     def versions(self, run: str) -> set[int]:
         """The versions of a run that the index knows."""
-        return {row[0] for row in self._read("SELECT version FROM _checkpoints WHERE run = ?", run)}
+        return {version for (version,) in self._typed((int,), "SELECT version FROM _checkpoints WHERE run = ?", run)}
 
     def digests(self, run: str) -> dict[int, str]:
         """The digest of each version of a run."""
-        return dict(map(tuple, self._read("SELECT version, digest FROM _checkpoints WHERE run = ?", run)))
+        return dict(self._typed((int, str), "SELECT version, digest FROM _checkpoints WHERE run = ?", run))
 
     def checkpoints(self, run: str | None = None) -> list[CheckpointRecord]:
         """Checkpoints of one run, or of all, oldest version first."""
@@ -154,12 +136,12 @@ class Index(IndexFile):
 
     def last(self, run: str) -> int | None:
         """The newest version of a run."""
-        return self._version("SELECT max(version) FROM _checkpoints WHERE run = ?", run)
+        return self._version("SELECT version FROM _checkpoints WHERE run = ? ORDER BY version DESC LIMIT 1", run)
 
     def at(self, run: str, *, epoch: int | None = None, step: int | None = None) -> int | None:
         """The newest version of that epoch, or of that step."""
         column, value = ("epoch", epoch) if epoch is not None else ("step", step)
-        sql = f"SELECT max(version) FROM _checkpoints WHERE run = ? AND {column} = ?"
+        sql = f"SELECT version FROM _checkpoints WHERE run = ? AND {column} = ? ORDER BY version DESC LIMIT 1"
         return self._version(sql, run, value)
 
     def best(self, run: str, monitor: Monitor) -> int | None:
@@ -185,7 +167,7 @@ class Index(IndexFile):
 
     def metric_names(self, run: str) -> list[str]:
         """Every metric that some checkpoint of the run has."""
-        return [row[0] for row in self._read(_METRIC_NAMES, run, run)]
+        return [name for (name,) in self._typed((str,), _METRIC_NAMES, run, run)]
 
     def images(self, run: str) -> dict[int, str]:
         """`rows.image` of each version of a run, as it is in the index: for a verify."""
@@ -234,12 +216,22 @@ class Index(IndexFile):
         )
 
     def _version(self, sql: str, *values: object) -> int | None:
-        rows = self._read(sql, *values)
-        return rows[0][0] if rows else None
+        return next((version for (version,) in self._typed((int,), sql, *values)), None)
 
     def _key(self, sql: str, *values: object) -> Key | None:
-        rows = self._read(sql, *values)
-        return (rows[0][0], rows[0][1]) if rows else None
+        return next(iter(self._typed((str, int), sql, *values)), None)
+
+    def _typed(self, types: tuple[type, ...], sql: str, *values: object) -> list[Any]:
+        """The rows, all of these types; where one can't have been written, the index is rebuilt and asked again."""
+
+        def answer() -> list[Any]:
+            rows = list(map(tuple, self._read(sql, *values)))
+            for row in rows:
+                if tuple(map(type, row)) != types:
+                    raise TypeError(f"{row!r} stands in it")
+            return rows
+
+        return self._sound(answer)
 
 
 def _order(monitor: Monitor) -> str:

@@ -21,6 +21,8 @@ RECORD_COLUMNS = (
     "full_digest, metrics, sections, nullif(parents, '[]'), nullif(context, '{}'), nullif(nonfinite, '{}')"
 )
 """What `checkpoint_from_row` needs, in this order."""
+_TYPES = (str, int, str, int, int, str, float, float)
+_INTEGER, _TEXT = (int, type(None)), (str, type(None))
 _SHORT = 10_000
 _TEXT_VALUE = ':"'
 """In JSON without white space each value that is text begins so."""
@@ -33,28 +35,28 @@ def run_row(run: RunRecord) -> Row:
     return {
         "name": run.name,
         "created_at": run.created_at.isoformat(),
-        "config": _text(dict(run.config)),
-        "environment": _text(dict(run.environment)),
+        "config": _json(dict(run.config)),
+        "environment": _json(dict(run.environment)),
         "unnamed": int(run.unnamed),
         "finished": int(run.finished),
         "monitor": run.monitor.metric if run.monitor else None,
         "mode": run.monitor.mode if run.monitor else None,
-        "last_start": _text(dict(run.last_start)),
-        "tags": _text(dict(run.tags)),
-        "pins": _text(list(run.pins)),
+        "last_start": _json(dict(run.last_start)),
+        "tags": _json(dict(run.tags)),
+        "pins": _json(list(run.pins)),
     }
 
 
 def run_from_row(row: sqlite3.Row, *, evaluations: Sequence[Evaluation]) -> RunRecord:
-    """The way back, with what was measured later."""
+    """The way back, with what was measured later. Raises TypeError or ValueError for one that was never written."""
     return RunRecord(
-        name=row["name"],
+        name=text(row["name"]),
         created_at=datetime.fromisoformat(row["created_at"]),
         config=parsed(row["config"]),
         environment=parsed(row["environment"]),
         unnamed=bool(row["unnamed"]),
         finished=bool(row["finished"]),
-        monitor=Monitor(row["monitor"], row["mode"]) if row["monitor"] else None,
+        monitor=Monitor(text(row["monitor"]), row["mode"]) if row["monitor"] else None,
         last_start=parsed(row["last_start"]),
         tags=parsed(row["tags"]),
         pins=tuple(parsed(row["pins"])),
@@ -70,20 +72,20 @@ def checkpoint_row(record: CheckpointRecord) -> Row:
         "moment": moment(record),
         "epoch": record.epoch,
         "step": record.step,
-        "metrics": _text({name: _plain(value) for name, value in record.own_metrics.items()}),
+        "metrics": _json({name: _plain(value) for name, value in record.own_metrics.items()}),
         "created_at": record.created_at.isoformat(),
         "digest": record.digest,
         "nbytes": record.nbytes,
         "stored_bytes": record.stored_bytes,
-        "sections": _text(list(record.sections)),
+        "sections": _json(list(record.sections)),
         "kind": record.kind,
         "reason": record.reason,
-        "parents": _text([[each.ref, each.digest, dict(each.overrides)] for each in record.parents]),
+        "parents": _json([[each.ref, each.digest, dict(each.overrides)] for each in record.parents]),
         "stall_seconds": record.stall_seconds,
         "write_seconds": record.write_seconds,
-        "context": _text(dict(record.context)),
+        "context": _json(dict(record.context)),
         "full_digest": record.full_digest,
-        "nonfinite": _text(dict(record.nonfinite)),
+        "nonfinite": _json(dict(record.nonfinite)),
     }
 
 
@@ -129,9 +131,17 @@ Key = tuple[str, int]
 
 
 def checkpoint_from_row(row: tuple[Any, ...]) -> CheckpointRecord:
-    """The way back, of RECORD_COLUMNS. What other tables know of it is put in by `marked`."""
+    """The way back, of RECORD_COLUMNS. What other tables know of it is put in by `marked`.
+
+    Raises TypeError or ValueError for a row that was never written: in a damaged one anything may be of any type.
+    """
     run, version, epoch, step, created_at, digest, nbytes, stored_bytes, kind, reason, stall, write = row[:12]
     full_digest, metrics, sections, parents, context, nonfinite = row[12:]
+    types = (type(run), type(version), type(digest), type(nbytes), type(stored_bytes), type(kind))
+    if (*types, type(stall), type(write)) != _TYPES or type(epoch) not in _INTEGER or type(step) not in _INTEGER:
+        raise TypeError(f"{run!r}@v{version!r} has values of other types")
+    if type(reason) not in _TEXT or type(full_digest) not in _TEXT:
+        raise TypeError(f"{run!r}@v{version!r} has no text where text was")
     return CheckpointRecord.of(
         {
             "run": run,
@@ -209,7 +219,7 @@ def evaluation_from_row(row: sqlite3.Row) -> Evaluation:
     """The way back."""
     return Evaluation(
         version=row["version"],
-        name=row["name"],
+        name=text(row["name"]),
         value=math.nan if row["value"] is None else row["value"],
         at=datetime.fromisoformat(row["added_at"]),
         by=row["added_by"],
@@ -217,25 +227,32 @@ def evaluation_from_row(row: sqlite3.Row) -> Evaluation:
     )
 
 
-def parsed(text: str) -> Any:
+def text(value: object) -> str:
+    """What must be a text, and may in a damaged row be anything. Raises TypeError."""
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} stands where a text was")
+    return value
+
+
+def parsed(document: str) -> Any:
     """The JSON in a column."""
-    if text in ("[]", "{}"):
-        return [] if text == "[]" else {}
-    if len(text) < _SHORT:
-        return orjson.loads(text)
-    return load(text.encode(), name="a row of the index")
+    if document in ("[]", "{}"):
+        return [] if document == "[]" else {}
+    if len(document) < _SHORT:
+        return orjson.loads(document)
+    return load(document.encode(), name="a row of the index")
 
 
-def _metrics(text: str) -> dict[str, float]:
-    metrics = orjson.loads(text) if len(text) < _SHORT else parsed(text)
+def _metrics(document: str) -> dict[str, float]:
+    metrics = orjson.loads(document) if len(document) < _SHORT else parsed(document)
     if type(metrics) is not dict:
-        raise TypeError(f"metrics are an object, and not {text[:60]}")
-    return {name: float(value) for name, value in metrics.items()} if _TEXT_VALUE in text else metrics
+        raise TypeError(f"metrics are an object, and not {document[:60]}")
+    return {name: float(value) for name, value in metrics.items()} if _TEXT_VALUE in document else metrics
 
 
 @functools.lru_cache(256)
-def _sections(text: str) -> tuple[str, ...]:
-    return tuple(parsed(text))
+def _sections(document: str) -> tuple[str, ...]:
+    return tuple(parsed(document))
 
 
 def _number(value: float) -> float | None:
@@ -252,5 +269,5 @@ def moment(record: CheckpointRecord) -> int:
     return (record.created_at - _EPOCH) // _MICROSECOND
 
 
-def _text(document: object) -> str:
+def _json(document: object) -> str:
     return dump(document).decode()

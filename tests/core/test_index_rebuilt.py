@@ -117,6 +117,30 @@ def test_metrics_that_nobody_wrote_are_damage(filled: Path, expected: dict[str, 
     assert _ask(filled) == expected
 
 
+COLUMNS = {
+    "_runs": "name, created_at, config, environment, monitor, mode, last_start, tags, pins",
+    "_checkpoints": "run, version, epoch, step, metrics, created_at, digest, nbytes, stored_bytes, sections, kind, "
+    "reason, parents, stall_seconds, write_seconds, context, nonfinite",
+    "_metrics": "run, version, name",
+    "_sources": "run, seen",
+}
+
+
+@pytest.mark.parametrize(("table", "columns"), COLUMNS.items())
+def test_a_value_of_another_type_is_damage(
+    filled: Path, expected: dict[str, Any], table: str, columns: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One flipped bit makes bytes of a text, and SQLite gives them out as such."""
+    file = filled / "index.sqlite"
+    sound = file.read_bytes()
+    for column in columns.split(", "):
+        file.write_bytes(sound)
+        with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as connection:
+            connection.execute(f"UPDATE {table} SET {column} = CAST({column} AS BLOB)")
+        with caplog.at_level(logging.ERROR, "ckpt_tracker"):
+            assert _ask(filled) == expected, column
+
+
 def test_an_empty_index_is_filled(filled: Path, expected: dict[str, Any]) -> None:
     """To SQLite a file without a byte is a new database, and so it is to us."""
     (filled / "index.sqlite").write_bytes(b"")
