@@ -48,7 +48,7 @@ def measure(settings: Settings) -> Findings:
         "Questions by rows of metrics", ["", *(f"{size:,}" for size in sizes), "last ÷ first"], rows, note
     )
     data = {"sizes": sizes, "seconds": {name: list(times.values()) for name, times in latencies.items()}}
-    return Findings([questions, _large(settings), _processes(settings)], data)
+    return Findings([questions, _large(settings), _sweep(settings), _processes(settings)], data)
 
 
 def plot(data: dict[str, Any], path: Path) -> None:
@@ -97,10 +97,10 @@ def _index(path: Path, checkpoints: int) -> Index:
 
 
 def _large(settings: Settings) -> Table:
-    checkpoints, runs, spare = (5_000, 10, 5_000) if settings.quick else (100_000, 100, 100_000)
+    checkpoints, runs = (5_000, 10) if settings.quick else (100_000, 100)
     path = settings.folder / "store"
     size = synthetic.make_store(path, checkpoints, runs=runs)
-    objects = synthetic.make_objects(path, checkpoints, runs=runs, spare=spare)
+    synthetic.make_objects(path, checkpoints, runs=runs, spare=0)
     with Store(path) as store:
         rebuild = _seconds(store.index.rebuild)
         bring_up_to_date(store.index, store.layout, now=time.time() + _LATER)
@@ -108,16 +108,25 @@ def _large(settings: Settings) -> Table:
         catching_up = statistics.median(_catch_up(store, opening) for _ in range(settings.repetitions(5)))
         plan = statistics.median(_seconds(lambda: store.plan(_KEEP)) for _ in range(settings.repetitions(3)))
         counting = _seconds(lambda: store.plan(_KEEP).freed_bytes) - plan
-        sweep = _seconds(store.gc)
     rows = [
         ["opening it, nothing changed", f"{1e3 * opening:.1f} ms"],
         ["catching up one new manifest, beyond opening", f"{1e3 * catching_up:.1f} ms"],
         ["rebuilding its index", f"{checkpoints / rebuild:,.0f} manifests/s"],
         [f"plan `{_KEEP}`", f"{plan:.2f} s"],
         ["counting the bytes that the plan frees", f"{counting:.1f} s"],
-        [f"gc over {objects:,} objects, of which {spare:,} go", f"{sweep:.1f} s"],
     ]
     return Table(f"A store of {checkpoints:,} checkpoints in {runs} runs, manifests of {size:,} bytes", ["", ""], rows)
+
+
+def _sweep(settings: Settings) -> Table:
+    checkpoints, own, spare = (500, 8, 1_000) if settings.quick else (10_000, 90, 99_990)
+    path = settings.folder / "swept"
+    synthetic.make_store(path, checkpoints, runs=RUNS, own=own)
+    objects = synthetic.make_objects(path, checkpoints, runs=RUNS, spare=spare, own=own)
+    with Store(path) as store:
+        sweep = _seconds(store.gc)
+    row = [f"gc over {objects:,} objects of {checkpoints:,} checkpoints; {spare:,} go", f"{sweep:.1f} s"]
+    return Table("A store of many objects", ["", ""], [row])
 
 
 def _catch_up(store: Store, opening: float) -> float:

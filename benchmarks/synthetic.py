@@ -41,8 +41,11 @@ def records(count: int, *, runs: int) -> Iterator[CheckpointRecord]:
         )
 
 
-def make_store(path: Path, count: int, *, runs: int) -> int:
-    """A store of `count` checkpoints of four tensors; returns the bytes of one manifest. The index is left behind."""
+def make_store(path: Path, count: int, *, runs: int, own: int = 1) -> int:
+    """A store of `count` checkpoints of two tensors an object; returns the bytes of one manifest.
+
+    The index is left behind.
+    """
     size = 0
     with Store(path) as store:
         for record in records(count, runs=runs):
@@ -50,39 +53,42 @@ def make_store(path: Path, count: int, *, runs: int) -> int:
             if record.version == 1:
                 store.run(record.run, config={"lr": 0.1})
                 store.record_event(record.run, "start", monitor=METRICS[0], mode="min", config={"lr": 0.1})
-            size = write_manifest(folder, record)
+            size = write_manifest(folder, record, own=own)
     return size
 
 
-def write_manifest(folder: Path, record: CheckpointRecord) -> int:
+def write_manifest(folder: Path, record: CheckpointRecord, *, own: int = 1) -> int:
     """One manifest, as a save leaves it; returns its bytes."""
-    data = manifests.sealed(_manifest(record))
+    data = manifests.sealed(_manifest(record, own=own))
     (folder / file_name(record.version)).write_bytes(data)
     return len(data)
 
 
-def object_names(record: CheckpointRecord) -> list[str]:
-    """The objects of a checkpoint: one of its own, and one that it shares with its run's others."""
-    words = (f"{record.run} {record.version}", record.run)
+def object_names(record: CheckpointRecord, *, own: int = 1) -> list[str]:
+    """The objects of a checkpoint: some of its own, and one that it shares with its run's others."""
+    words = [record.run, *(f"{record.run} {record.version} {number}" for number in range(own))]
     return [hashlib.sha256(word.encode()).hexdigest() for word in words]
 
 
-def _manifest(record: CheckpointRecord) -> Manifest:
-    own, shared = object_names(record)
+def _manifest(record: CheckpointRecord, *, own: int) -> Manifest:
     spec = TensorSpec("torch", "float32", (_NBYTES // 4,), _NBYTES, ("parameter", "requires_grad"))
     tensors = tuple(
         TensorEntry(spec, name, (Piece(name, _NBYTES * place, _NBYTES),))
-        for name, place in ((own, 0), (own, 1), (shared, 0), (shared, 1))
+        for name in object_names(record, own=own)
+        for place in (0, 1)
     )
-    tree = {"weight": {"$tensor": 0}, "bias": {"$tensor": 1}}
-    state = {"weight": {"$tensor": 2}, "bias": {"$tensor": 3}, "step": record.step}
-    sections = {"model": tree, "optimizer": state}
-    return Manifest(replace(record, digest=manifests.digest(sections, tensors)), sections, tensors)
+    moments = {str(index): {"$tensor": index} for index in range(2, len(tensors))}
+    sections = {
+        "model": {"weight": {"$tensor": 0}, "bias": {"$tensor": 1}},
+        "optimizer": {**moments, "step": record.step},
+    }
+    complete = replace(record, digest=manifests.digest(sections, tensors), nbytes=_NBYTES * len(tensors))
+    return Manifest(complete, sections, tensors)
 
 
-def make_objects(path: Path, count: int, *, runs: int, spare: int) -> int:
+def make_objects(path: Path, count: int, *, runs: int, spare: int, own: int = 1) -> int:
     """The objects of that store, and `spare` ones that nothing needs; returns how many there are."""
-    names = {name for record in records(count, runs=runs) for name in object_names(record)}
+    names = {name for record in records(count, runs=runs) for name in object_names(record, own=own)}
     names |= {hashlib.sha256(f"spare {number}".encode()).hexdigest() for number in range(spare)}
     for fan in {name[:2] for name in names}:
         (path / "objects" / fan).mkdir(exist_ok=True)
