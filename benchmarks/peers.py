@@ -70,12 +70,12 @@ class Ours(Peer):
 class OursOverlapped(Peer):
     """The PyTorch tracker with `overlap=True`: copies while the next step computes, up to `optimizer.step()`."""
 
-    def __init__(self, training: Training, folder: Path) -> None:
+    def __init__(self, training: Training, folder: Path, *, keep: str = "last:1") -> None:
         from ckpt_tracker.integrations.torch import CheckpointTracker
 
         super().__init__(training, folder)
         self.tracker = CheckpointTracker(
-            folder / "store", "bench", model=training.model, optimizer=training.optimizer, overlap=True, keep="last:1"
+            folder / "store", "bench", model=training.model, optimizer=training.optimizer, overlap=True, keep=keep
         )
 
     def save(self, number: int) -> Wait:
@@ -85,7 +85,7 @@ class OursOverlapped(Peer):
 
         def wait() -> None:
             while training.step == steps or not self.tracker._tracker._newest:
-                time.sleep(0.01)
+                time.sleep(0.001)
             self.tracker._tracker._newest.wait()
 
         return wait

@@ -24,7 +24,10 @@ def measure(settings: Settings) -> Findings:
     ways = _ways(training, settings.folder)
     samples: dict[str, dict[str, list[tuple[float, float]]]] = {name: {"warm": [], "cold": []} for name in ways}
     for number in range(settings.repetitions() + 1):
-        for name, restore in ways.items():
+        # each in turn is the first
+        first = number % len(ways)
+        for name in [*ways][first:] + [*ways][:first]:
+            restore = ways[name]
             _make_cold(settings.folder)
             cold, warm = _timed(restore, training), _timed(restore, training)
             if number:

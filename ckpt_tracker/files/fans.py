@@ -27,8 +27,7 @@ class FanFolder:
         fan = self._fans.get(name[:2])
         if fan is None:
             fan = self.folder / name[:2]
-            check_folder(fan)
-            if fan.exists():
+            if check_folder(fan):
                 self._fans[name[:2]] = fan
         return fan / name
 

@@ -52,14 +52,13 @@ class StagingBuffer:
         self._free.acquire()
         try:
             specs = tuple(leaf.spec for leaf in state.leaves)
-            data = tuple(self._slices(specs))
+            memory, starts = self._places(specs)
+            data = tuple(memory[start : start + spec.nbytes] for start, spec in zip(starts, specs, strict=True))
             watched = [watch(leaf, target, steady) for leaf, target in zip(state.leaves, data, strict=True)]
-            with self._transfer(leaf for leaf, late in zip(state.leaves, watched, strict=True) if late is None):
-                for leaf, target, late in zip(state.leaves, data, watched, strict=True):
-                    if late is None:
-                        leaf.kind.copy_into(leaf.tensor, target)
+            rest = zip(state.leaves, starts, watched, strict=True)
+            self._copy(memory, [(leaf, start) for leaf, start, late in rest if late is None])
             later = [late for late in watched if late is not None]
-            copying = Copying(later, self._transfer(late.leaf for late in later)) if later else None
+            copying = Copying(later, self._transfer(_by_kind(late.leaf for late in later))) if later else None
         except BaseException:
             self._free.release()
             raise
@@ -69,15 +68,23 @@ class StagingBuffer:
         """The captured state is not needed any more. Called once for each capture, from any thread."""
         self._free.release()
 
-    def _transfer(self, leaves: Iterable[TensorLeaf]) -> AbstractContextManager[object]:
-        """What the leaves are copied in; each library has a part in it."""
-        tensors: dict[TensorKind, list[Any]] = {}
-        for leaf in leaves:
-            tensors.setdefault(leaf.kind, []).append(leaf.tensor)
+    def _copy(self, memory: Bytes, leaves: Sequence[tuple[TensorLeaf, int]]) -> None:
+        """Copies them to where each one starts."""
+        starts: dict[TensorKind, list[int]] = {}
+        for leaf, start in leaves:
+            starts.setdefault(leaf.kind, []).append(start)
+        tensors = _by_kind(leaf for leaf, _ in leaves)
+        with self._transfer(tensors):
+            for kind, each in tensors.items():
+                kind.copy_all(each, memory, starts[kind])
+
+    def _transfer(self, tensors: dict[TensorKind, list[Any]]) -> AbstractContextManager[object]:
+        """What they are copied in; each library has a part in it."""
         assert self._memory is not None
         return _joined([kind.transfer(each, self._memory) for kind, each in tensors.items()])
 
-    def _slices(self, specs: tuple[TensorSpec, ...]) -> list[Bytes]:
+    def _places(self, specs: tuple[TensorSpec, ...]) -> tuple[Bytes, list[int]]:
+        """The memory, and where in it each tensor starts."""
         import numpy as np
 
         starts, end = [], 0
@@ -87,14 +94,20 @@ class StagingBuffer:
             end = -(-end // alignment) * alignment
             starts.append(end)
             end += spec.nbytes
-        memory = np.frombuffer(self._at_least(end), dtype=np.uint8)
-        return [memory[start : start + spec.nbytes] for start, spec in zip(starts, specs, strict=True)]
+        return np.frombuffer(self._at_least(end), dtype=np.uint8), starts
 
     def _at_least(self, nbytes: int) -> mmap.mmap:
         if self._memory is None or len(self._memory) < nbytes:
             # the old buffer goes back to the system when its last slice does
-            self._memory = mmap.mmap(-1, max(nbytes, _PAGE))
+            self._memory = mmap.mmap(-1, max(1, -(-nbytes // _PAGE)) * _PAGE)
         return self._memory
+
+
+def _by_kind(leaves: Iterable[TensorLeaf]) -> dict[TensorKind, list[Any]]:
+    tensors: dict[TensorKind, list[Any]] = {}
+    for leaf in leaves:
+        tensors.setdefault(leaf.kind, []).append(leaf.tensor)
+    return tensors
 
 
 @contextlib.contextmanager

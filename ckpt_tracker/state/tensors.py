@@ -49,6 +49,9 @@ class TensorKind(Protocol):
     def copy_into(self, tensor: Any, buffer: Bytes) -> None:
         """Writes the tensor's C-contiguous bytes into `buffer`, which is exactly as long."""
 
+    def copy_all(self, tensors: Sequence[Any], memory: Bytes, starts: Sequence[int]) -> None:
+        """The same for each, from its start in `memory` on: starts and the length are multiples of a number's bytes."""
+
     def build(self, spec: TensorSpec, data: Bytes) -> Any:
         """The tensor that `data` holds; it may keep `data` as its memory."""
 
@@ -95,6 +98,11 @@ class NumpyKind:
         import numpy as np
 
         np.copyto(buffer.view(tensor.dtype).reshape(tensor.shape), tensor)
+
+    def copy_all(self, tensors: Sequence[npt.NDArray[Any]], memory: Bytes, starts: Sequence[int]) -> None:
+        """One after the other."""
+        for tensor, start in zip(tensors, starts, strict=True):
+            self.copy_into(tensor, memory[start : start + tensor.nbytes])
 
     def build(self, spec: TensorSpec, data: Bytes) -> npt.NDArray[Any]:
         """An array over `data` itself."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Hashable, Sequence
 from contextlib import AbstractContextManager
+from functools import lru_cache
 from mmap import mmap
 from typing import TYPE_CHECKING, Any
 
@@ -33,14 +34,11 @@ class TorchKind:
         form = _special_form(tensor)
         if form is not None:
             raise TypeError(f"a {form} torch tensor")
-        flags = []
-        if isinstance(tensor, torch.nn.Parameter):
-            flags.append("parameter")
+        flags = ("parameter",) if type(tensor) is torch.nn.Parameter else ()
         if tensor.requires_grad:
-            flags.append("requires_grad")
-        name = str(tensor.dtype).removeprefix("torch.")
+            flags = (*flags, "requires_grad")
         size = tensor.numel() * tensor.element_size()
-        return TensorSpec("torch", name, tuple(tensor.shape), size, tuple(flags))
+        return TensorSpec("torch", _name(tensor.dtype), tuple(tensor.shape), size, flags)
 
     def identity(self, tensor: torch.Tensor) -> Hashable | None:
         """The tensor's device, address, type, shape and strides; None for an empty one."""
@@ -50,12 +48,26 @@ class TorchKind:
 
     def copy_into(self, tensor: torch.Tensor, buffer: Bytes) -> None:
         """One copy, from whatever device and strides; it releases the GIL."""
-        if tensor.numel() == 0:
-            return
-        target = torch.from_numpy(buffer).view(tensor.dtype).view(tensor.shape)
+        self.copy_all([tensor], buffer, [0])
+
+    def copy_all(self, tensors: Sequence[torch.Tensor], memory: Bytes, starts: Sequence[int]) -> None:
+        """The same for each: a third of the time that small ones take by themselves."""
+        whole = torch.from_numpy(memory)
+        typed: dict[torch.dtype, torch.Tensor] = {}
         with torch.no_grad():
-            # from a device it is only queued: it is there when the transfer is left
-            target.copy_(tensor.detach(), non_blocking=tensor.is_cuda)
+            for tensor, start in zip(tensors, starts, strict=True):
+                if tensor.numel() == 0:
+                    continue
+                every = typed.get(tensor.dtype)
+                if every is None:
+                    every = typed[tensor.dtype] = whole.view(tensor.dtype)
+                place = start // tensor.element_size()
+                if tensor.is_contiguous():
+                    target = every.as_strided(tensor.shape, tensor.stride(), place)
+                else:
+                    target = every[place : place + tensor.numel()].view(tensor.shape)
+                # from a device it is only queued: it is there when the transfer is left
+                target.copy_(tensor, non_blocking=tensor.is_cuda)
 
     def build(self, spec: TensorSpec, data: Bytes) -> torch.Tensor:
         """A tensor over `data` itself, on the CPU."""
@@ -138,5 +150,10 @@ def _special_form(tensor: torch.Tensor) -> str | None:
         return "quantized"
     if tensor.is_meta:
         return "meta (shape without values)"
-    name = str(tensor.dtype).removeprefix("torch.")
+    name = _name(tensor.dtype)
     return name if name in _PARTS_OF_A_BYTE else None
+
+
+@lru_cache(maxsize=256)
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -24,6 +24,7 @@ _MAX_DEPTH = 48
 """Containers inside each other. Each takes up to 5 levels of JSON, and orjson writes 254."""
 _LONG_KEY = 1000
 _LONG_PATH = 1000
+_PLAIN = frozenset((bool, int, float, str, type(None)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,10 +128,13 @@ class _Encoder:
         self._above: list[int] = []
 
     def encode(self, value: object, path: str) -> Json:
-        kind = kind_of(value)
+        cls = type(value)
+        if cls is dict or cls is list:
+            return self._container(value, path)
+        kind = None if cls in _PLAIN else kind_of(value)
         if kind is not None:
             return {"$tensor": self._tensor(kind, value, path)}
-        if type(value) is dict or type(value) is list or form_of(value) is not None:
+        if cls not in _PLAIN and form_of(value) is not None:
             return self._container(value, path)
         try:
             return encode_leaf(value)
