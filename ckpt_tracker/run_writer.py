@@ -22,7 +22,7 @@ from ckpt_tracker.files import manifest as manifests
 from ckpt_tracker.files.events import EventLog
 from ckpt_tracker.files.objects import ObjectWriter, WrittenTensors
 from ckpt_tracker.records import CheckpointRecord, Parent
-from ckpt_tracker.state.finiteness import nonfinite
+from ckpt_tracker.state.finiteness import NonFinite, nonfinite, weights
 from ckpt_tracker.state.staging import CapturedState, StagingBuffer
 from ckpt_tracker.state.tree import encode
 from ckpt_tracker.writer import BackgroundWriter, Pending
@@ -59,6 +59,7 @@ class RunWriter:
         self._held: Capture | None = None
         self._objects = ObjectWriter(store.objects)
         self._log = EventLog(store.layout.events(run), tmp=store.layout.tmp)
+        self._sound: frozenset[str] = frozenset()
         self._saved = 0
         self._version = max([self._log.state().newest, *versions(self._folder), *versions(store.layout.trash / run)])
         self.parent: Parent | None = None
@@ -93,7 +94,7 @@ class RunWriter:
         started = time.perf_counter()
         changed = copying.finish()
         stall = capture.stall_seconds + time.perf_counter() - started
-        self._held = replace(capture, state=replace(capture.state, copying=None), stall_seconds=stall)
+        self._held = replace(capture, state=capture.state.arrived(copying), stall_seconds=stall)
         return self._held, changed
 
     def discard(self, capture: Capture) -> None:
@@ -141,13 +142,13 @@ class RunWriter:
     def _write(self, capture: Capture, record: CheckpointRecord, then: AfterSave | None) -> CheckpointRecord:
         try:
             try:
-                record = self._make_durable(capture.state, record)
+                record = self._make_durable(capture, record)
             except StoreFull as error:
                 freed = self._store.make_room()
                 if not freed:
                     raise
                 _log.warning("%s; %d bytes of trash were deleted, and it is tried once more", error, freed)
-                record = self._make_durable(capture.state, record)
+                record = self._make_durable(capture, record)
         finally:
             capture.buffer.release()
         self.parent = Parent(record.ref, record.digest)
@@ -159,7 +160,8 @@ class RunWriter:
             _log.warning("%s is durable, but the work after it was not done: %s", record.ref, error)
         return record
 
-    def _make_durable(self, state: CapturedState, record: CheckpointRecord) -> CheckpointRecord:
+    def _make_durable(self, capture: Capture, record: CheckpointRecord) -> CheckpointRecord:
+        state = capture.state
         with naming_full_disk(self._store.path), self._store.lock.writing():
             if self._remembered and self._identity(self._remembered) != self._remembered_as:
                 # then its objects may have been deleted, and made again by somebody who did not come to sync them
@@ -167,14 +169,22 @@ class RunWriter:
             if not self._log.length_file.exists():
                 # so that events that are missing later are missed
                 self._log.append("open")
-            record = replace(record, nonfinite=nonfinite(state.skeleton, state.specs, state.data))
-            written = self._objects.write(state.specs, state.data)
+            record = replace(record, nonfinite=self._nonfinite(state))
+            written = self._objects.write(state.specs, state.data, known=state.hashes)
+            hashes = [entry.hash for entry in written.entries]
+            capture.buffer.keep(hashes)
+            sound = () if record.nonfinite else weights(state.skeleton)
+            self._sound = frozenset(hashes[index] for index in sound)
             manifest = self._manifest(state, record, written)
             manifests.publish(manifest, self._folder, tmp=self._store.layout.tmp)
             self._objects.remember(written.entries)
             self._remembered = self._saved = record.version
             self._remembered_as = self._identity(record.version)
         return manifest.record
+
+    def _nonfinite(self, state: CapturedState) -> dict[str, NonFinite]:
+        sound = frozenset(index for index, name in enumerate(state.hashes) if name in self._sound)
+        return nonfinite(state.skeleton, state.specs, state.data, sound=sound)
 
     def _manifest(self, state: CapturedState, record: CheckpointRecord, written: WrittenTensors) -> manifests.Manifest:
         complete = replace(

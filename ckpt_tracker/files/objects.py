@@ -58,17 +58,22 @@ class ObjectWriter:
             each.hash: each.pieces[0] for each in entries if len(each.pieces) == 1 and each.spec.nbytes < SMALL
         }
 
-    def write(self, specs: Sequence[TensorSpec], data: Sequence[Bytes]) -> WrittenTensors:
-        """Durable when it returns. The store's lock is held for writing from before it to the manifest's publishing."""
+    def write(
+        self, specs: Sequence[TensorSpec], data: Sequence[Bytes], *, known: Sequence[str | None]
+    ) -> WrittenTensors:
+        """Durable when it returns. The store's lock is held for writing from before it to the manifest's publishing.
+
+        `known` has the hashes of tensors that need not be hashed, and None for the others.
+        """
         started = time.perf_counter()
         try:
             hashes: list[str] = []
             small: dict[str, Bytes] = {}
             pieces: dict[str, Piece] = {}
             new_bytes = 0
-            for each in data:
+            for each, found in zip(data, known, strict=True):
                 # hashed and written one after the other, so that a write finds in the caches what was just read
-                name = blake3(memoryview(each)).hexdigest()
+                name = found or blake3(memoryview(each)).hexdigest()
                 hashes.append(name)
                 if len(each) < SMALL:
                     small[name] = each

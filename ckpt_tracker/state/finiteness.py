@@ -44,14 +44,22 @@ _BIG_ENDIAN = {">f2": "float16", ">f4": "float32", ">f8": "float64", ">c8": "com
 _MINUS_ZERO_IS_NAN = ("float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e4m3b11fnuz")
 
 
-def nonfinite(skeleton: Any, specs: Sequence[TensorSpec], data: Sequence[Bytes]) -> dict[str, NonFinite]:
+def weights(skeleton: Any) -> list[int]:
+    """The tensors of section `model`, by their indexes."""
+    return [index for index, _ in tensor_paths(skeleton.get(SECTION))]
+
+
+def nonfinite(
+    skeleton: Any, specs: Sequence[TensorSpec], data: Sequence[Bytes], *, sound: frozenset[int] = frozenset()
+) -> dict[str, NonFinite]:
     """The tensors of section `model` that hold NaN (`nan`), or infinities and no NaN (`inf`), by path; at most ten.
 
-    A tensor of zeros and minus infinities alone is an attention mask, and is none of them.
+    A tensor of zeros and minus infinities alone is an attention mask, and is none of them. Those that are `sound` are
+    not looked at.
     """
     found: dict[str, NonFinite] = {}
     for index, path in tensor_paths(skeleton.get(SECTION), SECTION):
-        kind = _kind(specs[index].dtype, data[index])
+        kind = None if index in sound else _kind(specs[index].dtype, data[index])
         if kind is not None:
             found.setdefault(path, kind)
             if len(found) == _MOST_NAMED:

@@ -2,6 +2,7 @@
 
 The first touch of fresh memory costs about four times the copy itself (page faults), so the buffer is kept from
 save to save. It is free again once the background writer has made its tensors durable; an earlier capture waits.
+What is in it by then is compared with: a large tensor that did not change is neither copied nor hashed again.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ import mmap
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckpt_tracker.records import TensorSpec
-from ckpt_tracker.state.overlap import Copying, watch
+from ckpt_tracker.state.overlap import SMALL, Copying, Part, watch
 from ckpt_tracker.state.tree import EncodedState, TensorLeaf
 
 if TYPE_CHECKING:
@@ -33,8 +34,17 @@ class CapturedState:
     specs: tuple[TensorSpec, ...]
     data: tuple[Bytes, ...]
     """The bytes of each tensor, in the order of `specs`."""
+    hashes: tuple[str | None, ...]
+    """The hash of each tensor that is as it was in the save before; None for the others."""
     copying: Copying | None = None
     """Some of them are still on their way."""
+
+    def arrived(self, copying: Copying) -> CapturedState:
+        """The same once that has finished, and nothing has changed meanwhile."""
+        hashes = list(self.hashes)
+        for part in copying.same:
+            hashes[part.index] = part.kept
+        return replace(self, hashes=tuple(hashes), copying=None)
 
 
 class StagingBuffer:
@@ -43,9 +53,12 @@ class StagingBuffer:
     def __init__(self) -> None:
         self._memory: mmap.mmap | None = None
         self._free = threading.Semaphore(1)
+        self._starts: list[int] = []
+        self._specs: tuple[TensorSpec, ...] = ()
+        self._hashes: tuple[str, ...] = ()
 
     def capture(self, state: EncodedState, *, steady: frozenset[int] = frozenset()) -> CapturedState:
-        """Copies every tensor; waits first for the previous captured state to be released.
+        """Copies every tensor that is not there as it is; waits first for the previous captured state to be released.
 
         Large ones at `steady` addresses are copied in a thread, which the result's `copying` stands for.
         """
@@ -54,19 +67,33 @@ class StagingBuffer:
             specs = tuple(leaf.spec for leaf in state.leaves)
             memory, starts = self._places(specs)
             data = tuple(memory[start : start + spec.nbytes] for start, spec in zip(starts, specs, strict=True))
-            watched = [watch(leaf, target, steady) for leaf, target in zip(state.leaves, data, strict=True)]
-            rest = zip(state.leaves, starts, watched, strict=True)
-            self._copy(memory, [(leaf, start) for leaf, start, late in rest if late is None])
+            parts = list(map(Part, range(len(specs)), state.leaves, data, self._take_hashes(specs, starts)))
+            watched = [watch(part, steady) for part in parts]
+            at_once = [part for part, late in zip(parts, watched, strict=True) if late is None]
+            same = {part.index: part.kept for part in at_once if part.same}
+            self._copy(memory, [(part.leaf, starts[part.index]) for part in at_once if part.index not in same])
             later = [late for late in watched if late is not None]
-            copying = Copying(later, self._transfer(_by_kind(late.leaf for late in later))) if later else None
+            copying = Copying(later, self._transfer(_by_kind(late.part.leaf for late in later))) if later else None
         except BaseException:
             self._free.release()
             raise
-        return CapturedState(state.skeleton, specs, data, copying)
+        return CapturedState(state.skeleton, specs, data, tuple(map(same.get, range(len(specs)))), copying)
+
+    def keep(self, hashes: Sequence[str]) -> None:
+        """The hashes of the captured state's tensors, for the next one to be compared with."""
+        self._hashes = tuple(hashes)
 
     def release(self) -> None:
         """The captured state is not needed any more. Called once for each capture, from any thread."""
         self._free.release()
+
+    def _take_hashes(self, specs: tuple[TensorSpec, ...], starts: list[int]) -> Sequence[str | None]:
+        """The hash of what lies at each large tensor's place, where that is such a tensor; they are not there after."""
+        hashes, known = self._hashes, (self._specs, self._starts) == (specs, starts)
+        self._specs, self._starts, self._hashes = specs, starts, ()
+        if not known or not hashes:
+            return [None] * len(specs)
+        return [name if spec.nbytes >= SMALL else None for name, spec in zip(hashes, specs, strict=True)]
 
     def _copy(self, memory: Bytes, leaves: Sequence[tuple[TensorLeaf, int]]) -> None:
         """Copies them to where each one starts."""
@@ -100,6 +127,7 @@ class StagingBuffer:
         if self._memory is None or len(self._memory) < nbytes:
             # the old buffer goes back to the system when its last slice does
             self._memory = mmap.mmap(-1, max(1, -(-nbytes // _PAGE)) * _PAGE)
+            self._hashes = ()
         return self._memory
 
 
