@@ -93,6 +93,16 @@ def test_each_byte_is_copied_once_and_hashed_once(store, training, counted):
     assert nbytes <= counted["hashed"] <= nbytes + 2 * small
 
 
+def test_what_did_not_change_is_neither_copied_nor_hashed(store, training, counted):
+    """But small tensors, which take no longer than to compare them."""
+    model, optimizer, _ = training
+    run = store.run("r")
+    small = run.save(state(model, optimizer)).wait().nbytes - LARGE_BYTES
+    counted.clear()
+    run.save(state(model, optimizer)).wait()
+    assert counted == {"copied": small, "hashed": small}
+
+
 def test_a_save_makes_an_object_for_each_large_tensor_and_one_for_all_small_ones(store, training):
     """And what did not change makes none."""
     model, optimizer, step = training
