@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +23,11 @@ from ckpt_tracker.records import CheckpointRecord
 from ckpt_tracker.selection import nearest
 from ckpt_tracker.state.overwriting import Target, matching
 from ckpt_tracker.state.tensors import kind_named
-from ckpt_tracker.state.tree import decode
+from ckpt_tracker.state.tree import decode, tensor_paths
 
 _AHEAD_BYTES = 64 * 2**20
 _LARGE = 2**20
+_MOST_THREADS = 8
 
 
 def load_state(
@@ -56,6 +59,7 @@ def load_state(
     try:
         if into is not None:
             reader.overwrite(chosen, into)
+        reader.read_large(chosen)
         return decode(chosen, reader.tensor)
     except (Damaged, MissingExtra, StateMismatch) as error:
         if record.ref in str(error):
@@ -75,7 +79,10 @@ class _Name:
 
 
 class _Reader:
-    """Reads the tensors of one checkpoint, each once, and has the system begin to read what comes next."""
+    """Reads the tensors of one checkpoint, each once, and has the system begin to read what comes next.
+
+    Large ones in as many threads as there are processors: a copy and a hash each keep one busy.
+    """
 
     def __init__(self, found: manifests.Manifest, objects: ObjectFolder, *, as_numpy: bool) -> None:
         self._found = found
@@ -85,6 +92,7 @@ class _Reader:
         self._targets: dict[int, Target] = {}
         self._begun = 0
         self._ahead = 0
+        self._reading_ahead = threading.Lock()
 
     def overwrite(self, skeleton: Any, live: Any) -> None:
         """Reads into the live tensors that fit. Raises CheckpointGone, Damaged, before that, where an object can't be
@@ -97,17 +105,35 @@ class _Reader:
         for index in self._targets:
             self._objects.check_sizes(tensors[index], ref=self._found.record.ref, name=_Name(self._found, index))
 
+    def read_large(self, skeleton: Any) -> None:
+        """Reads those of the skeleton's tensors that are worth a thread."""
+        threads = min(_processors(), _MOST_THREADS)
+        large = self._large(skeleton) if threads > 1 else []
+        if len(large) > 1:
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(threads, thread_name_prefix="ckpt_tracker load") as pool:
+                self._loaded.update(zip(large, pool.map(self._read, large), strict=True))
+
     def tensor(self, index: int) -> Any:
         """A tensor, by its index in the manifest."""
         if index not in self._loaded:
             self._loaded[index] = self._read(index)
         return self._loaded[index]
 
+    def _large(self, skeleton: Any) -> list[int]:
+        sizes = {index: each.spec.nbytes for index, each in enumerate(self._found.tensors)}
+        try:
+            return sorted({index for index, _ in tensor_paths(skeleton) if sizes.get(index, 0) >= _LARGE})
+        except (RecursionError, TypeError):  # of a tree that nobody saved: to decode it tells what is wrong
+            return []
+
     def _read(self, index: int) -> Any:
         found, target = self._found, self._targets.get(index)
         entry, ref = found.tensors[index], found.record.ref
-        self._read_ahead(index)
-        self._ahead -= entry.spec.nbytes
+        with self._reading_ahead:
+            self._read_ahead(index)
+            self._ahead -= entry.spec.nbytes
         kind = kind_named("numpy" if self._as_numpy else entry.spec.kind)
         memory = kind.allocate if target is None else lambda _: target.memory
         data = self._objects.read(entry, ref=ref, name=_Name(found, index), memory=memory)
@@ -133,3 +159,8 @@ class _Reader:
             if entry.spec.nbytes >= _LARGE:
                 for piece in entry.pieces:
                     self._objects.read_ahead(piece.object)
+
+
+def _processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ckpt_tracker import Store
+from ckpt_tracker import Store, loading
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +35,15 @@ def store(path: Path) -> Iterator[Store]:
     """A new store, closed at the end."""
     with Store(path) as made:
         yield made
+
+
+@pytest.fixture(params=[1, 3], ids=["one thread", "threads"])
+def loading_threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many threads load, of tensors that are large from their first byte on."""
+    monkeypatch.setattr(loading, "_processors", lambda: request.param)
+    monkeypatch.setattr(loading, "_LARGE", 1)
+    threads: int = request.param
+    return threads
 
 
 class Process:

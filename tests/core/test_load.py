@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ import pytest
 from ckpt_tracker import Checkpoint, Store
 from ckpt_tracker.disk.jsonfile import seal, unseal
 from ckpt_tracker.errors import CheckpointGone, CheckpointNotFound, Damaged, MissingExtra
+from ckpt_tracker.files.object_folder import ObjectFolder
 from ckpt_tracker.files.objects import SMALL
 
+pytestmark = pytest.mark.usefixtures("loading_threads")
 LARGE = 2 * SMALL
 
 
@@ -250,3 +253,18 @@ def test_verify_tells_its_progress(store: Store, saved: Checkpoint) -> None:
     store.verify(progress=lambda done, total: told.append((done, total)))
     assert told[-1][0] == told[-1][1] == sum(path.stat().st_size for path in store.layout.objects.rglob("*/*"))
     assert told == sorted(told)
+
+
+def test_large_tensors_are_read_in_threads(
+    store: Store, saved: Checkpoint, loading_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there are several processors; with one, it would only be dearer."""
+    read, names = ObjectFolder.read, set()
+
+    def noting(self: ObjectFolder, *args: Any, **options: Any) -> Any:
+        names.add(threading.current_thread().name.split("_")[0])
+        return read(self, *args, **options)
+
+    monkeypatch.setattr(ObjectFolder, "read", noting)
+    saved.load()
+    assert names == ({"MainThread"} if loading_threads == 1 else {"ckpt"})

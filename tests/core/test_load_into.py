@@ -12,6 +12,7 @@ from ckpt_tracker import Checkpoint, Store
 from ckpt_tracker.errors import CheckpointGone, Damaged, InvalidOption
 from ckpt_tracker.files.object_folder import _CHUNK
 
+pytestmark = pytest.mark.usefixtures("loading_threads")
 LARGE = _CHUNK + 1000
 
 
