@@ -32,11 +32,12 @@ def checkpoint_lines(
     `only` chooses the columns behind the name, in their order. Raises InvalidOption for one that there is not.
     """
     known = _columns(records, monitors=monitors, best=best, reasons=reasons)
-    chosen = [_column(known, name) for name in only] or [
-        column for name, column in known.items() if name not in _ON_DEMAND and _says_something(name, records)
-    ]
-    columns = [_name(by_ref=by_ref), *chosen]
-    return table_lines(columns, records, chosen=lambda each: each.version == best.get(each.run))
+    first = _name(by_ref=by_ref)
+    if only:
+        chosen = [_column(known, name) for name in only if name != first.header or name in known]
+    else:
+        chosen = [each for name, each in known.items() if name not in _ON_DEMAND and _says_something(name, records)]
+    return table_lines([first, *chosen], records, chosen=lambda each: each.version == best.get(each.run))
 
 
 def print_checkpoints(records: Sequence[CheckpointRecord], **how: Any) -> None:

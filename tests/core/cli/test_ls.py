@@ -60,6 +60,15 @@ def test_columns_are_chosen_by_name(ckpt, mnist):
     assert first.split() == ["v1", "0", "model", "optimizer", "0", "1", "epoch"]
 
 
+def test_the_first_column_may_be_named_too(ckpt, mnist):
+    """It stands first in any case."""
+    assert ckpt("ls", "mnist", "--columns", "epoch,version", "--store", mnist).stdout.split()[:4] == [
+        *("version", "epoch"),
+        *("v1", "0"),
+    ]
+    assert ckpt("ls", "mnist", "--columns", "version", "--store", mnist).stdout.split()[:3] == ["version", "v1", "v2"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
