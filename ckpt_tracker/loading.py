@@ -125,8 +125,8 @@ class _Reader:
         sizes = {index: each.spec.nbytes for index, each in enumerate(self._found.tensors)}
         try:
             return sorted({index for index, _ in tensor_paths(skeleton) if sizes.get(index, 0) >= _LARGE})
-        except (RecursionError, TypeError):  # of a tree that nobody saved: to decode it tells what is wrong
-            return []
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
+            return []  # nobody saved such a tree: decoding it will tell what is wrong
 
     def _read(self, index: int) -> Any:
         found, target = self._found, self._targets.get(index)
