@@ -122,9 +122,9 @@ class _Reader:
         return self._loaded[index]
 
     def _large(self, skeleton: Any) -> list[int]:
-        sizes = {index: each.spec.nbytes for index, each in enumerate(self._found.tensors)}
+        large = {index for index, each in enumerate(self._found.tensors) if each.spec.nbytes >= _LARGE}
         try:
-            return sorted({index for index, _ in tensor_paths(skeleton) if sizes.get(index, 0) >= _LARGE})
+            return sorted(large.intersection(index for index, _ in tensor_paths(skeleton))) if large else []
         except (AttributeError, LookupError, RecursionError, TypeError, ValueError):
             return []  # nobody saved such a tree: decoding it will tell what is wrong
 

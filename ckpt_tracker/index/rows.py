@@ -137,11 +137,10 @@ def checkpoint_from_row(row: tuple[Any, ...]) -> CheckpointRecord:
     """
     run, version, epoch, step, created_at, digest, nbytes, stored_bytes, kind, reason, stall, write = row[:12]
     full_digest, metrics, sections, parents, context, nonfinite = row[12:]
-    types = (type(run), type(version), type(digest), type(nbytes), type(stored_bytes), type(kind))
-    if (*types, type(stall), type(write)) != _TYPES or type(epoch) not in _INTEGER or type(step) not in _INTEGER:
+    always = (type(run), type(version), type(digest), type(nbytes), type(stored_bytes), type(kind))
+    sometimes = type(epoch) in _INTEGER and type(step) in _INTEGER and type(reason) in _TEXT
+    if (*always, type(stall), type(write)) != _TYPES or not sometimes or type(full_digest) not in _TEXT:
         raise TypeError(f"{run!r}@v{version!r} has values of other types")
-    if type(reason) not in _TEXT or type(full_digest) not in _TEXT:
-        raise TypeError(f"{run!r}@v{version!r} has no text where text was")
     return CheckpointRecord.of(
         {
             "run": run,

@@ -10,14 +10,14 @@ from __future__ import annotations
 import contextlib
 import mmap
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from ckpt_tracker.records import TensorSpec
 from ckpt_tracker.state.overlap import SMALL, Copying, Part, watch
-from ckpt_tracker.state.tree import EncodedState, TensorLeaf
+from ckpt_tracker.state.tree import EncodedState
 
 if TYPE_CHECKING:
     from ckpt_tracker.state.tensors import Bytes, TensorKind
@@ -53,7 +53,6 @@ class StagingBuffer:
     def __init__(self) -> None:
         self._memory: mmap.mmap | None = None
         self._free = threading.Semaphore(1)
-        self._starts: list[int] = []
         self._specs: tuple[TensorSpec, ...] = ()
         self._hashes: tuple[str, ...] = ()
 
@@ -67,13 +66,13 @@ class StagingBuffer:
             specs = tuple(leaf.spec for leaf in state.leaves)
             memory, starts = self._places(specs)
             data = tuple(memory[start : start + spec.nbytes] for start, spec in zip(starts, specs, strict=True))
-            parts = list(map(Part, range(len(specs)), state.leaves, data, self._take_hashes(specs, starts)))
+            parts = list(map(Part, range(len(specs)), state.leaves, data, self._take_hashes(specs)))
             watched = [watch(part, steady) for part in parts]
             at_once = [part for part, late in zip(parts, watched, strict=True) if late is None]
             same = {part.index: part.kept for part in at_once if part.same}
-            self._copy(memory, [(part.leaf, starts[part.index]) for part in at_once if part.index not in same])
+            self._copy(memory, starts, [part for part in at_once if part.index not in same])
             later = [late for late in watched if late is not None]
-            copying = Copying(later, self._transfer(_by_kind(late.part.leaf for late in later))) if later else None
+            copying = Copying(later, self._transfer(_by_kind(late.part for late in later))) if later else None
         except BaseException:
             self._free.release()
             raise
@@ -87,28 +86,27 @@ class StagingBuffer:
         """The captured state is not needed any more. Called once for each capture, from any thread."""
         self._free.release()
 
-    def _take_hashes(self, specs: tuple[TensorSpec, ...], starts: list[int]) -> Sequence[str | None]:
+    def _take_hashes(self, specs: tuple[TensorSpec, ...]) -> Sequence[str | None]:
         """The hash of what lies at each large tensor's place, where that is such a tensor; they are not there after."""
-        hashes, known = self._hashes, (self._specs, self._starts) == (specs, starts)
-        self._specs, self._starts, self._hashes = specs, starts, ()
-        if not known or not hashes:
+        # equal specs have equal places
+        hashes = self._hashes if self._specs == specs else ()
+        self._specs, self._hashes = specs, ()
+        if not hashes:
             return [None] * len(specs)
         return [name if spec.nbytes >= SMALL else None for name, spec in zip(hashes, specs, strict=True)]
 
-    def _copy(self, memory: Bytes, leaves: Sequence[tuple[TensorLeaf, int]]) -> None:
+    def _copy(self, memory: Bytes, starts: Sequence[int], parts: Iterable[Part]) -> None:
         """Copies them to where each one starts."""
-        starts: dict[TensorKind, list[int]] = {}
-        for leaf, start in leaves:
-            starts.setdefault(leaf.kind, []).append(start)
-        tensors = _by_kind(leaf for leaf, _ in leaves)
-        with self._transfer(tensors):
-            for kind, each in tensors.items():
-                kind.copy_all(each, memory, starts[kind])
+        by_kind = _by_kind(parts)
+        with self._transfer(by_kind):
+            for kind, each in by_kind.items():
+                kind.copy_all([part.leaf.tensor for part in each], memory, [starts[part.index] for part in each])
 
-    def _transfer(self, tensors: dict[TensorKind, list[Any]]) -> AbstractContextManager[object]:
+    def _transfer(self, by_kind: Mapping[TensorKind, Sequence[Part]]) -> AbstractContextManager[object]:
         """What they are copied in; each library has a part in it."""
-        assert self._memory is not None
-        return _joined([kind.transfer(each, self._memory) for kind, each in tensors.items()])
+        memory = self._memory
+        assert memory is not None
+        return _joined([kind.transfer([part.leaf.tensor for part in each], memory) for kind, each in by_kind.items()])
 
     def _places(self, specs: tuple[TensorSpec, ...]) -> tuple[Bytes, list[int]]:
         """The memory, and where in it each tensor starts."""
@@ -127,15 +125,14 @@ class StagingBuffer:
         if self._memory is None or len(self._memory) < nbytes:
             # the old buffer goes back to the system when its last slice does
             self._memory = mmap.mmap(-1, max(1, -(-nbytes // _PAGE)) * _PAGE)
-            self._hashes = ()
         return self._memory
 
 
-def _by_kind(leaves: Iterable[TensorLeaf]) -> dict[TensorKind, list[Any]]:
-    tensors: dict[TensorKind, list[Any]] = {}
-    for leaf in leaves:
-        tensors.setdefault(leaf.kind, []).append(leaf.tensor)
-    return tensors
+def _by_kind(parts: Iterable[Part]) -> dict[TensorKind, list[Part]]:
+    found: dict[TensorKind, list[Part]] = {}
+    for part in parts:
+        found.setdefault(part.leaf.kind, []).append(part)
+    return found
 
 
 @contextlib.contextmanager

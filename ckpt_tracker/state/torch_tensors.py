@@ -114,7 +114,7 @@ def encode_value(value: object) -> dict[str, Any] | None:
     if type(value) is torch.Size:
         return {"$size": list(value)}
     if isinstance(value, torch.dtype):
-        return {"$dtype": str(value).removeprefix("torch.")}
+        return {"$dtype": _name(value)}
     if isinstance(value, torch.device):
         return {"$device": str(value)}
     return None

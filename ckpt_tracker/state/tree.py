@@ -131,11 +131,12 @@ class _Encoder:
         cls = type(value)
         if cls is dict or cls is list:
             return self._container(value, path)
-        kind = None if cls in _PLAIN else kind_of(value)
-        if kind is not None:
-            return {"$tensor": self._tensor(kind, value, path)}
-        if cls not in _PLAIN and form_of(value) is not None:
-            return self._container(value, path)
+        if cls not in _PLAIN:
+            kind = kind_of(value)
+            if kind is not None:
+                return {"$tensor": self._tensor(kind, value, path)}
+            if form_of(value) is not None:
+                return self._container(value, path)
         try:
             return encode_leaf(value)
         except TypeError:
