@@ -34,7 +34,9 @@ def checkpoint_lines(
     known = _columns(records, monitors=monitors, best=best, reasons=reasons)
     first = _name(by_ref=by_ref)
     if only:
-        chosen = [_column(known, name) for name in only if name != first.header or name in known]
+        # the first column stands first, and may be named; a metric of its name is meant before it
+        named = [_column({first.header: first, **known}, name) for name in only]
+        chosen = [each for each in named if each is not first]
     else:
         chosen = [each for name, each in known.items() if name not in _ON_DEMAND and _says_something(name, records)]
     return table_lines([first, *chosen], records, chosen=lambda each: each.version == best.get(each.run))

@@ -74,6 +74,7 @@ def test_the_first_column_may_be_named_too(ckpt, mnist):
     [
         (["--columns", "epoch,los"], "there is no column 'los'"),
         (["--columns", "val_los"], "did you mean 'val_loss' or 'stall'?"),
+        (["--columns", "versio"], "did you mean 'version'"),
         (["--sort", "val_loss + ac"], "nothing can be sorted by 'ac'; did you mean 'acc'?"),
         (["--where", "epoch"], "'epoch' is no condition: expected such as 'epoch > 5 and val_loss < 0.4'"),
         (["--where", "epoc > 1"], "'epoc > 1': nothing is called 'epoc'; did you mean 'epoch' or 'step'?"),
